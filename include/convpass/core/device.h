@@ -1,0 +1,26 @@
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <string>
+
+namespace convpass {
+
+enum class DeviceChoice { automatic, cpu, cuda };
+
+/// f32: everything in float32. bf16: the backbone (weights and activations) in bfloat16, trainable
+/// parameters and the optimiser in float32.
+enum class Precision { f32, bf16 };
+
+/// automatic = the first CUDA device if LibTorch sees one, else the CPU.
+/// Errors: Error when CUDA is asked for and there is none.
+c10::Device resolve_device(DeviceChoice choice);
+
+c10::ScalarType dtype_of(Precision precision);
+
+/// {"convpass": ..., "libtorch": ..., "cuda": ..., "cudnn": ..., "opencv" is added by the engine,
+///  "cpu_capability": "AVX512", ...} as the text of `convpass --version`, one `name value` a line.
+std::string version_text();
+
+}  // namespace convpass

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace convpass {
+
+/// A file mapped read-only into memory; unmapped with the last owner.
+class MappedFile {
+ public:
+  /// Errors: FileError when it cannot be opened, is a directory, or is empty.
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& file);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const uint8_t> bytes() const { return {data_, size_}; }
+
+ private:
+  MappedFile() = default;
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// The whole file in memory. Errors: FileError.
+std::vector<uint8_t> read_file(const std::filesystem::path& file);
+
+/// Writes a file that appears whole or not at all: `write` fills a temporary neighbour, which is synced
+/// and renamed over `file`. On any failure the neighbour is removed and `file` is what it was.
+/// Errors: FileError.
+void write_atomically(const std::filesystem::path& file,
+                      const std::function<void(std::ostream&)>& write);
+void write_atomically(const std::filesystem::path& file, const std::string& text);
+
+}  // namespace convpass

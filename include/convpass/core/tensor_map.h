@@ -1,0 +1,49 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+namespace convpass {
+
+/// Names to tensors plus string metadata: what every checkpoint format is turned into.
+///
+/// `format` says which reader made it: "safetensors", "npz" or "pytorch".
+struct TensorMap {
+  std::map<std::string, at::Tensor> tensors;
+  std::map<std::string, std::string> metadata;
+  std::string format;
+
+  bool has(const std::string& name) const { return tensors.count(name) != 0; }
+  /// The tensor of that name; the caller has checked that it is there (TORCH_CHECK).
+  const at::Tensor& at(const std::string& name) const;
+  int64_t parameters() const;  ///< number of elements of all tensors
+};
+
+/// Reads a checkpoint; the kind is found from the bytes, not from the name.
+///
+/// - safetensors, memory-mapped (tensors point into the mapping, which lives as long as they do);
+///   also `*.safetensors.index.json`, whose shards lie in the same folder.
+/// - `.npz` (stored or deflated members; C order, Fortran order is made contiguous; bfloat16 written as
+///   raw 2-byte void `|V2` is reinterpreted).
+/// - PyTorch zip files (`.pt`, `.pth`, `.bin`, also TorchScript archives: the state dict of the saved
+///   module). The pickle is read by a reader that knows tensors and containers and nothing else; no code
+///   runs. Wrappers `model`, `state_dict`, `teacher`, `model_state` are unwrapped when what they hold is a
+///   dictionary of tensors.
+///
+/// Types: f32, f16, bf16, f64, signed and unsigned integers up to 64 bits, bool, kept as in the file.
+/// Errors: FileError for whatever is missing, damaged, hostile (lengths past the end of the file, shapes
+/// whose product overflows, overlapping or unnamed data) or of a kind that is not read.
+TensorMap load_tensors(const std::filesystem::path& file);
+
+/// Writes safetensors: appears whole or not at all (written aside, synced, renamed). Tensors are made
+/// contiguous and moved to the CPU; order is by name, so equal maps give equal bytes.
+void save_safetensors(const std::filesystem::path& file, const TensorMap& map);
+
+/// Writes a flat dictionary name -> tensor as a PyTorch zip file that `torch.load` (weights_only=True)
+/// reads back. Atomic like save_safetensors.
+void save_pytorch(const std::filesystem::path& file, const TensorMap& map);
+
+}  // namespace convpass

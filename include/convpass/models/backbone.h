@@ -1,0 +1,83 @@
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "convpass/core/device.h"
+
+namespace convpass {
+
+/// Mean and standard deviation of each channel (RGB) that the weights were trained with, for pixels in
+/// [0, 1].
+struct Normalization {
+  std::array<double, 3> mean{0.485, 0.456, 0.406};
+  std::array<double, 3> std{0.229, 0.224, 0.225};
+};
+
+/// How the N tokens of a sequence `[B, N, D]` lie: `prefix` tokens (class, distillation, registers), then
+/// height x width patches, row-major.
+struct TokenLayout {
+  int64_t prefix = 1;
+  int64_t height = 14;
+  int64_t width = 14;
+  int64_t tokens() const { return prefix + height * width; }
+};
+
+/// The two places of a transformer block beside which an adapter can stand.
+enum class Site { attn, mlp };
+
+/// What a forward pass may do besides computing. Without a generator it is an evaluation: no dropout,
+/// no stochastic depth. With one, both draw from it, on the CPU, in the order of the blocks.
+struct Pass {
+  std::optional<at::Generator> random;
+  bool training() const { return random.has_value(); }
+};
+
+/// A generator on the CPU that starts at `key` (see random_key).
+at::Generator seeded_generator(uint64_t key);
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// What trains beside a frozen backbone, as an argument of its forward pass; nothing is patched.
+class Adapter {
+ public:
+  virtual ~Adapter() = default;
+  /// Whether something stands beside this site of this block.
+  virtual bool acts(int64_t block, Site site) const = 0;
+  /// What is added to the residual stream beside attention or MLP, stochastic depth aside, already
+  /// scaled. `normed` is the LayerNorm output that also feeds the branch, `[B, N, D]`; so is the result.
+  virtual at::Tensor beside(int64_t block, Site site, const at::Tensor& normed,
+                            const TokenLayout& layout, const Pass& pass) const = 0;
+  /// Trainable tensors under their names in the adapter file.
+  virtual NamedTensors parameters() const = 0;
+};
+
+/// A pre-trained network without its classification head: images to one feature vector each.
+class Backbone {
+ public:
+  virtual ~Backbone() = default;
+  /// images `[B, 3, H, W]`, normalised, of exactly the size the backbone was built for, any float type.
+  /// Returns features `[B, feature_dim]` in the backbone's precision.
+  virtual at::Tensor forward(const at::Tensor& images, const Adapter* adapter,
+                             const Pass& pass) const = 0;
+  virtual int64_t feature_dim() const = 0;
+  virtual int64_t depth() const = 0;  ///< number of blocks
+  virtual TokenLayout layout() const = 0;
+  virtual std::array<int64_t, 2> image_size() const = 0;  ///< height, width
+  virtual NamedTensors parameters() const = 0;            ///< timm's names
+  /// Moves weights; with f32 -> bf16 the frozen weights are held once, in bf16.
+  virtual void to(c10::Device device, Precision precision) = 0;
+  /// Makes every weight trainable (full fine-tuning); such a backbone stays in f32.
+  virtual void set_trainable(bool trainable) = 0;
+  /// One line for people: "vit_small_patch14, 98x98, positions resized by ...".
+  virtual std::string describe() const = 0;
+};
+
+}  // namespace convpass

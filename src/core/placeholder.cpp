@@ -1,0 +1,1 @@
+#include "convpass/core/rng.h"
