@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "convpass/core/tensor_map.h"
+#include "convpass/models/backbone.h"
+
+namespace convpass {
+
+class FieldVisitor;
+
+enum class ConvInit { identity, xavier };
+
+/// Convolutional bypasses (Jie & Deng, 2022, arXiv 2207.07039; PETL-ViT convpass/vtab).
+struct ConvpassConfig {
+  int64_t width = 8;  ///< h, the bottleneck
+  double scale = 1.0;  ///< s, constant
+  ConvInit conv_init = ConvInit::identity;
+  std::vector<std::string> sites{"attn", "mlp"};
+  std::vector<int64_t> blocks;  ///< empty = all
+  double dropout = 0.1;
+};
+struct NoAdapter {};
+using AdapterConfig = std::variant<NoAdapter, ConvpassConfig>;
+
+void fields(FieldVisitor& visitor, NoAdapter& config);
+void fields(FieldVisitor& visitor, ConvpassConfig& config);
+void fields(FieldVisitor& visitor, AdapterConfig& config);
+
+/// Adds s * up(dropout(gelu(conv(gelu(down(n)))))) beside attention and MLP, gelu = QuickGELU. The 3x3
+/// convolution runs on the grid of patches; each prefix token is a 1x1 image of its own.
+class Convpass final : public Adapter {
+ public:
+  /// Fresh weights drawn from `seed`: `down` Xavier-uniform, `conv` as configured, `up` zero, biases zero,
+  /// so that the bypass starts as exact zero.
+  /// Errors: Error when a block or site does not exist in the backbone, or twice.
+  Convpass(const ConvpassConfig& config, const Backbone& backbone, uint64_t seed);
+
+  bool acts(int64_t block, Site site) const override;
+  at::Tensor beside(int64_t block, Site site, const at::Tensor& normed, const TokenLayout& layout,
+                    const Pass& pass) const override;
+  /// The official names: blocks.i.adapter_{attn,mlp}.adapter_{down,conv,up}.{weight,bias}.
+  NamedTensors parameters() const override;
+
+  /// 2 L ((2h+1) D + 9h^2 + 2h) for both sites of L blocks.
+  static int64_t parameter_count(const ConvpassConfig& config, int64_t depth, int64_t dim);
+
+ private:
+  struct Bypass {
+    at::Tensor down_weight, down_bias, conv_weight, conv_bias, up_weight, up_bias;
+  };
+  const Bypass* find(int64_t block, Site site) const;
+
+  ConvpassConfig config_;
+  std::vector<std::array<std::unique_ptr<Bypass>, 2>> blocks_;  ///< [block][site]
+};
+
+/// Builds what the config says, null for NoAdapter.
+std::unique_ptr<Adapter> make_adapter(const AdapterConfig& config, const Backbone& backbone,
+                                      uint64_t seed);
+
+}  // namespace convpass

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "convpass/adapters/convpass.h"
+#include "convpass/models/backbone.h"
+
+namespace convpass {
+
+class FieldVisitor;
+
+enum class HeadInit { torch_default, zero, xavier };
+
+/// Linear classifier on the backbone's features.
+struct HeadConfig {
+  HeadInit init = HeadInit::torch_default;  ///< default: weight and bias uniform in +-1/sqrt(D)
+};
+void fields(FieldVisitor& visitor, HeadConfig& config);
+
+struct Head {
+  at::Tensor weight;  ///< [K, D], float32
+  at::Tensor bias;    ///< [K], float32
+  /// features `[B, D]` of any float type to logits `[B, K]` in float32.
+  at::Tensor forward(const at::Tensor& features) const;
+};
+Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed);
+
+/// Which weights a backbone holds, so that an adapter is never used on another one.
+struct BackboneIdentity {
+  std::string name;             ///< "vit_small_patch14"
+  std::string format;           ///< "hf-dinov2", "timm", ..., "random"
+  std::string hash;             ///< weights_hash of the checkpoint as stored, before any resizing
+  std::string position_resize;  ///< method that resized the positions
+  Normalization normalization;
+};
+
+/// Backbone, adapter and head. What is trainable is what is saved, and is whole parts: the head always,
+/// the adapter if there is one, the backbone when it was set trainable.
+struct TunedModel {
+  std::unique_ptr<Backbone> backbone;
+  BackboneIdentity identity;
+  std::unique_ptr<Adapter> adapter;  ///< may be null: a linear probe
+  Head head;
+  bool backbone_trainable = false;
+
+  /// images `[B, 3, H, W]` float32 on the model's device -> logits `[B, K]` float32.
+  at::Tensor logits(const at::Tensor& images, const Pass& pass) const;
+  /// Adapter, head ("head.weight", "head.bias"), backbone ("backbone." + timm name) in this order.
+  NamedTensors trainable() const;
+  int64_t trainable_parameters() const;
+  int64_t total_parameters() const;
+  int64_t classes() const;
+};
+
+}  // namespace convpass

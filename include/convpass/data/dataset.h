@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "convpass/data/image.h"
+
+namespace convpass {
+
+class FieldVisitor;
+
+/// A folder per class: path/CLASS/**.jpg. Classes in the order of their names (byte order).
+struct FolderSource {
+  std::filesystem::path path;
+};
+/// A text file of `path label` lines (the VTAB layout); paths relative to `root`, or to the list's
+/// folder when `root` is empty; labels from 0.
+struct ListSource {
+  std::filesystem::path path;
+  std::filesystem::path root;
+};
+/// The idx files of MNIST and Fashion-MNIST, plain or gzip.
+struct IdxSource {
+  std::filesystem::path images;
+  std::filesystem::path labels;
+};
+/// The binary files of CIFAR-10/100: a folder holding data_batch_*.bin/test_batch.bin or
+/// train.bin/test.bin; `split` is "train" or "test".
+struct CifarSource {
+  std::filesystem::path path;
+  std::string split = "train";
+};
+/// A `.npz` file: images `[N, H, W]` or `[N, H, W, 3]` uint8 and integer labels `[N]` under these names.
+struct NpzSource {
+  std::filesystem::path path;
+  std::string images = "images";
+  std::string labels = "labels";
+};
+
+struct DatasetConfig {
+  std::variant<FolderSource, ListSource, IdxSource, CifarSource, NpzSource> source;
+  int64_t limit = 0;      ///< keep this many images (0 = all), chosen by seed
+  int64_t per_class = 0;  ///< keep this many images of each class (0 = all), chosen by seed
+  int64_t seed = 0;       ///< of the two choices above
+};
+
+enum class OnError { stop, skip };
+
+struct DataConfig {
+  std::optional<DatasetConfig> train, val, test;
+  int64_t classes = 0;  ///< 0 = as many as the training set has
+  OnError on_error = OnError::stop;
+  bool exif_orientation = false;
+  int64_t cache_mb = 2048;  ///< memory for decoded images, MiB
+};
+
+void fields(FieldVisitor& visitor, FolderSource& source);
+void fields(FieldVisitor& visitor, ListSource& source);
+void fields(FieldVisitor& visitor, IdxSource& source);
+void fields(FieldVisitor& visitor, CifarSource& source);
+void fields(FieldVisitor& visitor, NpzSource& source);
+void fields(FieldVisitor& visitor, DatasetConfig& config);
+void fields(FieldVisitor& visitor, DataConfig& config);
+
+/// Labelled images in a fixed order. Immutable; every method may be called from several threads.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  int64_t size() const { return static_cast<int64_t>(labels_.size()); }
+  int64_t label(int64_t index) const { return labels_[static_cast<size_t>(index)]; }
+  const std::vector<int64_t>& labels() const { return labels_; }
+  const std::vector<std::string>& classes() const { return classes_; }
+  /// What to call sample `index` in a message: a path, or "train-images-idx3-ubyte.gz#17".
+  virtual std::string name(int64_t index) const = 0;
+  /// Decodes. Errors: FileError.
+  virtual Image image(int64_t index) const = 0;
+  /// Keeps the samples with these indices, in this order.
+  virtual void keep(const std::vector<int64_t>& indices) = 0;
+
+ protected:
+  std::vector<int64_t> labels_;
+  std::vector<std::string> classes_;
+};
+
+/// Opens a data set and cuts it to `per_class` and `limit`. `where` names it in messages ("data.train").
+/// `classes`: 0, or the number of classes the labels must lie in.
+/// Subset rule: the samples of a class (of the whole set for `limit`) sorted by
+/// random_key(seed, 0, index, Purpose::subset); the first k are kept, in the order of the data set.
+/// Errors: FileError (nothing found, empty class, label out of range, damaged file, too few per class).
+std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeOptions& decode,
+                                      int64_t classes, const std::string& where);
+
+/// Classes of two splits must agree. For folders: the same names. A split that lacks a class is an error
+/// that names it. Errors: Error.
+void check_same_classes(const Dataset& train, const Dataset& other, const std::string& where);
+
+struct BrokenImage {
+  int64_t index;
+  std::string message;
+};
+
+/// Decodes everything once, in parallel, and returns what cannot be read. `progress` is called from one
+/// thread with the number done.
+std::vector<BrokenImage> find_broken_images(const Dataset& dataset, int workers,
+                                            const std::function<void(int64_t)>& progress = {});
+
+}  // namespace convpass

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+namespace convpass {
+
+/// 8-bit RGB, rows from the top, `[height, width, 3]`.
+struct Image {
+  int64_t height = 0;
+  int64_t width = 0;
+  std::vector<uint8_t> pixels;
+};
+
+enum class Interpolation { bicubic, bilinear };
+
+struct DecodeOptions {
+  bool exif_orientation = false;  ///< turn the image as its EXIF tag says
+  /// More pixels than this are refused from the header, before anything is decoded (Pillow's limit).
+  int64_t max_pixels = 178'956'970;
+};
+
+/// JPEG, PNG, WebP, BMP, TIFF to RGB the way Pillow's `Image.open(f).convert("RGB")` does: grey is
+/// repeated, palettes are looked up, alpha is dropped, 16 bits become 8, CMYK is converted.
+/// Errors: Error (one line, without a file name).
+Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options = {});
+/// The same from a file. Errors: FileError.
+Image read_image(const std::filesystem::path& file, const DecodeOptions& options = {});
+
+/// Pillow's `Image.resize((width, height), BICUBIC | BILINEAR)`: separable, antialiased when shrinking,
+/// bicubic a = -0.5, 8-bit after each pass (spec: augment.md).
+Image resize(const Image& image, int64_t height, int64_t width, Interpolation interpolation);
+
+/// The rectangle of that size at (top, left); parts outside the image are black.
+Image crop(const Image& image, int64_t top, int64_t left, int64_t height, int64_t width);
+
+}  // namespace convpass

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convpass/adapters/tuned_model.h"
+#include "convpass/core/device.h"
+#include "convpass/data/dataset.h"
+#include "convpass/data/pipeline.h"
+#include "convpass/models/vit.h"
+#include "convpass/train/optimizer.h"
+#include "convpass/train/schedule.h"
+
+namespace convpass {
+
+/// What a recipe reproduces; for readers, never acted on.
+struct AboutConfig {
+  std::string source, command, expected, measured;
+};
+
+struct BackboneConfig {
+  std::filesystem::path weights;  ///< empty: random weights of `variant` (benchmarks)
+  std::string variant = "auto";
+  std::vector<int64_t> image_size;  ///< empty = the checkpoint's; one number = square
+  Pool pool = Pool::automatic;
+  double drop_path = 0.0;
+  bool trainable = false;
+};
+
+struct LossConfig {
+  double label_smoothing = 0.0;
+};
+
+struct TrainConfig {
+  int64_t epochs = 100;
+  int64_t steps = 0;  ///< when not 0, in place of epochs
+  int64_t batch_size = 64;
+  int64_t accumulate = 1;  ///< micro-batches of batch_size a step
+  int64_t seed = 42;
+  DeviceChoice device = DeviceChoice::automatic;
+  Precision precision = Precision::f32;
+  int64_t workers = 0;     ///< threads that decode; 0 = one per two cores, at least one
+  int64_t eval_every = 1;  ///< epochs between evaluations on `val`
+  int64_t save_every = 0;  ///< steps between checkpoints; 0 = every epoch
+};
+
+enum class SelectRule { last, best_val };
+
+/// A whole run, resolved: plain nested structs, no JSON inside.
+struct Recipe {
+  std::filesystem::path file;  ///< where it came from, for messages
+  AboutConfig about;
+  BackboneConfig backbone;
+  AdapterConfig adapter = ConvpassConfig{};
+  HeadConfig head;
+  DataConfig data;
+  InputConfig input;
+  AugmentConfig augment;
+  LossConfig loss;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  TrainConfig train;
+  SelectRule select = SelectRule::last;
+};
+
+void fields(FieldVisitor& visitor, AboutConfig& config);
+void fields(FieldVisitor& visitor, BackboneConfig& config);
+void fields(FieldVisitor& visitor, LossConfig& config);
+void fields(FieldVisitor& visitor, TrainConfig& config);
+void fields(FieldVisitor& visitor, Recipe& recipe);
+
+/// Reads a recipe with its parents (`extends`) and overlays `sets` ("a.b.c=value", value JSON or a bare
+/// word) last. Errors: RecipeError with file and JSON pointer; UsageError for a malformed --set.
+Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::string>& sets = {});
+/// Only --set, from defaults (for `bench` without a recipe).
+Recipe recipe_from_sets(const std::vector<std::string>& sets);
+
+/// Checks what no single field can: combinations, required parts. `needs_data` asks for weights and
+/// data.train. Errors: RecipeError.
+void validate(const Recipe& recipe, bool needs_data);
+
+/// The resolved recipe as JSON text (two spaces), every field written: reading it gives the same recipe.
+std::string recipe_json(const Recipe& recipe);
+/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers and cache size,
+/// which do not change what is learned.
+std::string recipe_hash(const Recipe& recipe);
+
+/// `convpass help recipe [PART]`. Errors: UsageError for a part that does not exist.
+std::string recipe_help(const std::string& part = "");
+/// JSON Schema (draft 2020-12) of a recipe file, for editors.
+std::string recipe_schema();
+
+}  // namespace convpass
