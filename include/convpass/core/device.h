@@ -19,8 +19,9 @@ c10::Device resolve_device(DeviceChoice choice);
 
 c10::ScalarType dtype_of(Precision precision);
 
-/// {"convpass": ..., "libtorch": ..., "cuda": ..., "cudnn": ..., "opencv" is added by the engine,
-///  "cpu_capability": "AVX512", ...} as the text of `convpass --version`, one `name value` a line.
+/// What a measured number depends on, one `name value` a line, each line ended: convpass, LibTorch
+/// and its kind of build, CUDA and cuDNN ("none" in a CPU build), CPU (the instruction set that
+/// LibTorch uses and the extras that matter), threads. The engine adds OpenCV.
 std::string version_text();
 
 }  // namespace convpass

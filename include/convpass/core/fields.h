@@ -25,9 +25,10 @@ inline Bounds between(double min, double max) { return {.min = min, .max = max};
 
 /// One walk over the fields of a config struct.
 ///
-/// Beside each config struct stands one function `void fields(FieldVisitor&, Config&)`, the only place
-/// that names its fields. Four visitors walk it: the JSON reader, the JSON writer (resolved recipe), the
-/// help text and the JSON Schema writer. The value that a member has before the walk is its default.
+/// Beside each config struct stands one function `void fields(FieldVisitor&, Config&)`, the only
+/// place that names its fields. Four visitors walk it: the JSON reader, the JSON writer (resolved
+/// recipe), the help text and the JSON Schema writer. The value that a member has before the walk
+/// is its default.
 class FieldVisitor {
  public:
   virtual ~FieldVisitor() = default;
@@ -51,8 +52,8 @@ class FieldVisitor {
                      std::string_view help) = 0;
 
   /// A list of whole numbers or the word that stands for an empty one ("all", "auto", ...).
-  virtual void list_or_word(std::string_view key, std::vector<int64_t>& value, std::string_view word,
-                            std::string_view help, Bounds bounds = {}) = 0;
+  virtual void list_or_word(std::string_view key, std::vector<int64_t>& value,
+                            std::string_view word, std::string_view help, Bounds bounds = {}) = 0;
 
   /// One of `names`, which stand in the order of the enumerators (0, 1, 2, ...).
   template <class Enum>
@@ -84,8 +85,8 @@ class FieldVisitor {
     end_part();
   }
 
-  /// A closed choice: the word under `key` (in the current object) selects the alternative, whose own
-  /// fields stand in the same object. `names` in the order of the alternatives.
+  /// A closed choice: the word under `key` (in the current object) selects the alternative, whose
+  /// own fields stand in the same object. `names` in the order of the alternatives.
   template <class... Configs>
   void variant(std::string_view key, std::variant<Configs...>& config, Names names,
                std::string_view help) {
@@ -95,7 +96,8 @@ class FieldVisitor {
  protected:
   /// True when the walk assigns to the members (the JSON reader).
   virtual bool reads() const = 0;
-  virtual void choice_index(std::string_view key, int& index, Names names, std::string_view help) = 0;
+  virtual void choice_index(std::string_view key, int& index, Names names,
+                            std::string_view help) = 0;
   virtual bool begin_part(std::string_view key, std::string_view help) = 0;
   virtual bool begin_optional(std::string_view key, std::string_view help, bool has_value) = 0;
   virtual void end_part() = 0;

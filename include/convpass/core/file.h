@@ -11,7 +11,8 @@
 
 namespace convpass {
 
-/// A file mapped read-only into memory; unmapped with the last owner.
+/// A file mapped into memory; unmapped with the last owner. The mapping is private: what is written
+/// to it (through a cast) never reaches the file.
 class MappedFile {
  public:
   /// Errors: FileError when it cannot be opened, is a directory, or is empty.
@@ -31,9 +32,9 @@ class MappedFile {
 /// The whole file in memory. Errors: FileError.
 std::vector<uint8_t> read_file(const std::filesystem::path& file);
 
-/// Writes a file that appears whole or not at all: `write` fills a temporary neighbour, which is synced
-/// and renamed over `file`. On any failure the neighbour is removed and `file` is what it was.
-/// Errors: FileError.
+/// Writes a file that appears whole or not at all: `write` fills a temporary neighbour, which is
+/// synced and renamed over `file`. On any failure the neighbour is removed and `file` is what it
+/// was. Errors: FileError.
 void write_atomically(const std::filesystem::path& file,
                       const std::function<void(std::ostream&)>& write);
 void write_atomically(const std::filesystem::path& file, const std::string& text);

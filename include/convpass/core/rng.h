@@ -4,14 +4,15 @@
 
 namespace convpass {
 
-/// What a random stream is used for. Values are part of the reproducibility contract: never renumber.
+/// What a random stream is used for. Values are part of the reproducibility contract: never
+/// renumber.
 enum class Purpose : uint64_t {
-  shuffle = 1,   ///< order of an epoch
-  subset = 2,    ///< which images `per_class` and `limit` keep
-  augment = 3,   ///< crops, flips and colours of one image
-  model = 4,     ///< dropout and stochastic depth of one step
-  init = 5,      ///< initial values of trainable parameters
-  mix = 6,       ///< mixup and CutMix of one batch
+  shuffle = 1,  ///< order of an epoch
+  subset = 2,   ///< which images `per_class` and `limit` keep
+  augment = 3,  ///< crops, flips and colours of one image
+  model = 4,    ///< dropout and stochastic depth of one step
+  init = 5,     ///< initial values of trainable parameters
+  mix = 6,      ///< mixup and CutMix of one batch
 };
 
 /// The finaliser of SplitMix64 (Steele, Lea & Flood, 2014): a bijection of 64-bit words.
@@ -22,8 +23,8 @@ constexpr uint64_t mix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// One word for (seed, epoch or step, index, purpose): all randomness of a run starts from such words,
-/// so worker count, resuming and device cannot change it.
+/// One word for (seed, epoch or step, index, purpose): all randomness of a run starts from such
+/// words, so worker count, resuming and device cannot change it.
 constexpr uint64_t random_key(uint64_t seed, uint64_t epoch, uint64_t index, Purpose purpose) {
   return mix64(mix64(mix64(mix64(seed) ^ epoch) ^ index) ^ static_cast<uint64_t>(purpose));
 }
@@ -46,8 +47,8 @@ class Rng {
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
   /// Uniform integer in [0, n), n > 0, without modulo bias worth naming (n << 2^64).
   int64_t below(int64_t n) {
-    return static_cast<int64_t>((static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(n)) >>
-                                64);
+    return static_cast<int64_t>(
+        (static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(n)) >> 64);
   }
   bool coin(double probability) { return uniform() < probability; }
 

@@ -26,24 +26,33 @@ struct TensorMap {
 ///
 /// - safetensors, memory-mapped (tensors point into the mapping, which lives as long as they do);
 ///   also `*.safetensors.index.json`, whose shards lie in the same folder.
-/// - `.npz` (stored or deflated members; C order, Fortran order is made contiguous; bfloat16 written as
-///   raw 2-byte void `|V2` is reinterpreted).
-/// - PyTorch zip files (`.pt`, `.pth`, `.bin`, also TorchScript archives: the state dict of the saved
-///   module). The pickle is read by a reader that knows tensors and containers and nothing else; no code
-///   runs. Wrappers `model`, `state_dict`, `teacher`, `model_state` are unwrapped when what they hold is a
-///   dictionary of tensors.
+/// - `.npz`: stored or deflated members; Fortran order is made contiguous; bfloat16, written as raw
+///   2-byte void `|V2`, is reinterpreted.
+/// - PyTorch zip files (`.pt`, `.pth`, `.bin`), also whole modules and TorchScript archives, whose
+///   attributes become dotted names. The pickle is read by a reader that knows tensors and
+///   containers and nothing else: no code runs. Wrappers `model`, `state_dict`, `teacher`,
+///   `model_state` are unwrapped, one in another too, when what they hold is a dictionary of
+///   tensors; what stands beside tensors and is none is ignored. A prefix `module.` or `backbone.`
+///   of all names is taken off. Tensors keep the strides of the file and may share a storage.
 ///
-/// Types: f32, f16, bf16, f64, signed and unsigned integers up to 64 bits, bool, kept as in the file.
-/// Errors: FileError for whatever is missing, damaged, hostile (lengths past the end of the file, shapes
-/// whose product overflows, overlapping or unnamed data) or of a kind that is not read.
+/// Types: f32, f16, bf16, f64, signed and unsigned integers up to 64 bits, bool; kept as in the
+/// file.
+///
+/// Errors: FileError for whatever is missing, damaged, hostile (lengths past the end of the file,
+/// shapes whose product overflows, overlapping or unnamed data) or of a kind that is not read.
 TensorMap load_tensors(const std::filesystem::path& file);
 
-/// Writes safetensors: appears whole or not at all (written aside, synced, renamed). Tensors are made
-/// contiguous and moved to the CPU; order is by name, so equal maps give equal bytes.
+/// Writes safetensors: appears whole or not at all (written aside, synced, renamed). Tensors are
+/// made contiguous and moved to the CPU. The header is in the order of the names, the data in that
+/// of the element sizes (wide first, so that every tensor is aligned) and names: equal maps, equal
+/// bytes.
+///
+/// Errors: FileError when it cannot be written, a name is not UTF-8, or one is `__metadata__`.
 void save_safetensors(const std::filesystem::path& file, const TensorMap& map);
 
-/// Writes a flat dictionary name -> tensor as a PyTorch zip file that `torch.load` (weights_only=True)
-/// reads back. Atomic like save_safetensors.
+/// Writes a flat dictionary name -> tensor as a PyTorch zip file, which `torch.load` reads back
+/// (weights_only=True). Atomic and reproducible like save_safetensors; it has no place for
+/// metadata.
 void save_pytorch(const std::filesystem::path& file, const TensorMap& map);
 
 }  // namespace convpass

@@ -1,1 +1,0 @@
-#include "convpass/core/rng.h"
