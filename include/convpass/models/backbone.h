@@ -14,15 +14,15 @@
 
 namespace convpass {
 
-/// Mean and standard deviation of each channel (RGB) that the weights were trained with, for pixels in
-/// [0, 1].
+/// Mean and standard deviation of each channel (RGB) that the weights were trained with, for pixels
+/// in [0, 1].
 struct Normalization {
   std::array<double, 3> mean{0.485, 0.456, 0.406};
   std::array<double, 3> std{0.229, 0.224, 0.225};
 };
 
-/// How the N tokens of a sequence `[B, N, D]` lie: `prefix` tokens (class, distillation, registers), then
-/// height x width patches, row-major.
+/// How the N tokens of a sequence `[B, N, D]` lie: `prefix` tokens (class, distillation,
+/// registers), then height x width patches, row-major.
 struct TokenLayout {
   int64_t prefix = 1;
   int64_t height = 14;
@@ -33,8 +33,9 @@ struct TokenLayout {
 /// The two places of a transformer block beside which an adapter can stand.
 enum class Site { attn, mlp };
 
-/// What a forward pass may do besides computing. Without a generator it is an evaluation: no dropout,
-/// no stochastic depth. With one, both draw from it, on the CPU, in the order of the blocks.
+/// What a forward pass may do besides computing. Without a generator it is an evaluation: no
+/// dropout, no stochastic depth. With one, both draw from it, on the CPU, in the order of the
+/// blocks.
 struct Pass {
   std::optional<at::Generator> random;
   bool training() const { return random.has_value(); }
@@ -52,19 +53,22 @@ class Adapter {
   /// Whether something stands beside this site of this block.
   virtual bool acts(int64_t block, Site site) const = 0;
   /// What is added to the residual stream beside attention or MLP, stochastic depth aside, already
-  /// scaled. `normed` is the LayerNorm output that also feeds the branch, `[B, N, D]`; so is the result.
+  /// scaled. `normed` is the LayerNorm output that also feeds the branch, `[B, N, D]`; so is the
+  /// result.
   virtual at::Tensor beside(int64_t block, Site site, const at::Tensor& normed,
                             const TokenLayout& layout, const Pass& pass) const = 0;
-  /// Trainable tensors under their names in the adapter file.
+  /// Trainable tensors (float32) under their names in the adapter file.
   virtual NamedTensors parameters() const = 0;
+  /// Moves the parameters, which require gradients from then on.
+  virtual void to(c10::Device device) = 0;
 };
 
 /// A pre-trained network without its classification head: images to one feature vector each.
 class Backbone {
  public:
   virtual ~Backbone() = default;
-  /// images `[B, 3, H, W]`, normalised, of exactly the size the backbone was built for, any float type.
-  /// Returns features `[B, feature_dim]` in the backbone's precision.
+  /// images `[B, 3, H, W]`, normalised, of exactly the size the backbone was built for, any float
+  /// type. Returns features `[B, feature_dim]` in the backbone's precision.
   virtual at::Tensor forward(const at::Tensor& images, const Adapter* adapter,
                              const Pass& pass) const = 0;
   virtual int64_t feature_dim() const = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 
 #include "convpass/core/tensor_map.h"
 #include "convpass/models/backbone.h"
+#include "convpass/models/layers.h"
 
 namespace convpass {
 
@@ -14,16 +16,6 @@ class FieldVisitor;
 
 enum class Activation { gelu, gelu_tanh, quick_gelu, swiglu };
 enum class Pool { automatic, cls, mean };
-
-/// How a loader resizes position embeddings to another grid (spec: checkpoints.md, the table
-/// "Position embedding at another resolution").
-enum class PositionResize {
-  bicubic_antialias,    ///< timm now (state dicts), DINOv2 with registers, open_clip
-  bicubic,              ///< Hugging Face ViT, DeiT, DINOv2, CLIP: a = -0.75, corners not aligned
-  bilinear,             ///< timm now from npz, timm 0.4.12 (Convpass): no antialias
-  spline_order1,        ///< vit_jax, big_vision: linear, corners aligned
-  dinov2_scale_offset,  ///< official DINOv2 without registers: bicubic, scale factor (new + 0.1)/old
-};
 
 /// The architecture of a plain vision transformer, as read off a checkpoint or a variant's name.
 struct VitConfig {
@@ -38,8 +30,8 @@ struct VitConfig {
   int64_t registers = 0;
   bool prefix_positions = true;  ///< class (and distillation) tokens have rows in pos_embed
   bool layer_scale = false;
-  bool pre_norm = false;     ///< CLIP's norm before the blocks
-  bool patch_bias = true;    ///< CLIP's patch embedding has none
+  bool pre_norm = false;   ///< CLIP's norm before the blocks
+  bool patch_bias = true;  ///< CLIP's patch embedding has none
   bool qkv_bias = true;
   bool pooled_norm = false;  ///< `fc_norm` after pooling in place of `norm` on the tokens
   bool final_norm = true;
@@ -49,7 +41,9 @@ struct VitConfig {
   PositionResize position_resize = PositionResize::bicubic_antialias;
 
   /// Tokens before the patches: class, distillation, registers.
-  int64_t prefix() const { return (class_token ? 1 : 0) + (distillation_token ? 1 : 0) + registers; }
+  int64_t prefix() const {
+    return (class_token ? 1 : 0) + (distillation_token ? 1 : 0) + registers;
+  }
   /// Rows of pos_embed before the grid.
   int64_t position_prefix() const {
     return prefix_positions ? (class_token ? 1 : 0) + (distillation_token ? 1 : 0) : 0;
@@ -59,21 +53,23 @@ struct VitConfig {
 
 void fields(FieldVisitor& visitor, VitConfig& config);
 
-/// "vit_small_patch14", "vit_base_patch16", ... for Ti, S, B, L, H, g with any patch size; a name may carry
-/// "_reg4" and a trailing size ("_224", "_518": the grid). Errors: Error naming the nearest known variant.
+/// "vit_small_patch14", "vit_base_patch16", ... for Ti, S, B, L, H, g with any patch size; a name
+/// may carry
+/// "_reg4" and a trailing size ("_224", "_518": the grid). Errors: Error naming the nearest known
+/// variant.
 VitConfig vit_variant(const std::string& name);
 
 /// The variant name that fits, or "vit width 32 depth 2 heads 2 patch 4" when none does.
 std::string vit_name(const VitConfig& config);
 
-/// Vision transformer (Dosovitskiy et al., 2021) with every prefix token, norm and activation that the
-/// supported checkpoints have. Parameter names and layouts are timm's.
+/// Vision transformer (Dosovitskiy et al., 2021) with every prefix token, norm and activation that
+/// the supported checkpoints have. Parameter names and layouts are timm's.
 class Vit final : public Backbone {
  public:
   struct Options {
     std::array<int64_t, 2> image_size{224, 224};  ///< height, width; multiples of the patch
     Pool pool = Pool::automatic;                  ///< automatic = the config's
-    double drop_path = 0.0;                       ///< rate of the last block; linear from 0 (DropPath)
+    double drop_path = 0.0;  ///< rate of the last block; linear from 0 (DropPath)
   };
 
   /// Takes the weights (timm names, shapes as in the config; checked, leftovers are an error). f32.
@@ -100,11 +96,16 @@ class Vit final : public Backbone {
  private:
   struct Block;
   at::Tensor embed(const at::Tensor& images) const;
+  /// The first `rows` tokens after all blocks, before the final norm.
+  at::Tensor forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
+                            const Pass& pass) const;
+  /// Every weight that there is, under timm's name.
+  void visit(const std::function<void(const std::string&, at::Tensor&)>& each);
 
   VitConfig config_;
   Options options_;
   at::Tensor patch_weight_, patch_bias_, cls_token_, dist_token_, reg_token_, pos_embed_;
-  at::Tensor norm_pre_weight_, norm_pre_bias_, norm_weight_, norm_bias_;
+  LayerNorm norm_pre_, norm_;
   std::vector<std::shared_ptr<Block>> blocks_;
   c10::ScalarType dtype_ = c10::kFloat;
 };

@@ -31,10 +31,10 @@ struct VitCheckpoint {
   std::string hash;             ///< of the backbone tensors; the same weights in two formats agree
 };
 
-/// Reads any supported ViT file. A `config.json` beside it (Hugging Face, timm) is read for what tensors
-/// do not tell: heads, eps, activation. Without it heads are width / 64.
-/// Errors: FileError naming missing and left-over tensors, apart from the documented list per format
-/// (old heads, mask_token, pre_logits).
+/// Reads any supported ViT file. A `config.json` beside it (Hugging Face, timm) is read for what
+/// tensors do not tell: heads, eps, activation. Without it heads are width / 64. Errors: FileError
+/// naming missing and left-over tensors, apart from the documented list per format (old heads,
+/// mask_token, pre_logits).
 VitCheckpoint load_vit_checkpoint(const std::filesystem::path& file);
 
 /// The same from tensors already read; `file` is for messages and for config.json.
@@ -44,7 +44,7 @@ VitCheckpoint vit_checkpoint_from(const TensorMap& tensors, const std::filesyste
 /// Errors: Error when that format cannot hold this architecture.
 TensorMap vit_checkpoint_as(const VitCheckpoint& checkpoint, VitFormat format);
 
-std::string_view vit_format_name(VitFormat format);           ///< "timm", "google-npz", "hf-vit", ...
+std::string_view vit_format_name(VitFormat format);  ///< "timm", "google-npz", "hf-vit", ...
 std::optional<VitFormat> vit_format_named(std::string_view name);
 
 /// Hash of names, shapes and f32 values, in the order of the names: 40 hexadecimal digits (SHA-1).

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "convpass/models/backbone.h"
+
+namespace convpass {
+
+/// Dense layer `[.., in] -> [.., out]`, weight `[out, in]`, bias `[out]` or undefined. A frozen one
+/// (its tensors require no gradient) keeps neither its input nor a weight gradient: autograd's
+/// addmm saves the weight alone, for the gradient that passes through.
+struct Linear {
+  at::Tensor weight, bias;
+  at::Tensor forward(const at::Tensor& input) const;
+  /// Output rows [first, first + count) only.
+  at::Tensor forward_rows(const at::Tensor& input, int64_t first, int64_t count) const;
+};
+
+/// LayerNorm over the last dimension.
+struct LayerNorm {
+  at::Tensor weight, bias;
+  double eps = 1e-6;
+  at::Tensor forward(const at::Tensor& input) const;
+};
+
+/// x * sigmoid(1.702 x).
+at::Tensor quick_gelu(const at::Tensor& input);
+
+/// Stochastic depth per sample (timm's DropPath): the factor `[B, 1, 1]` of a branch `[B, N, D]`, 0
+/// or 1/(1 - rate), drawn from the pass; undefined in evaluation or at rate 0, which stands for 1.
+at::Tensor drop_path_factor(const at::Tensor& branch, double rate, const Pass& pass);
+
+/// Multi-head attention of q `[B, H, M, d]` over k, v `[B, H, N, d]` -> `[B, M, H d]`, scale
+/// d^-0.5.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+/// How a loader resizes position embeddings to another grid (spec: checkpoints.md, the table
+/// "Position embedding at another resolution").
+enum class PositionResize {
+  bicubic_antialias,    ///< timm now (state dicts), DINOv2 with registers, open_clip
+  bicubic,              ///< Hugging Face ViT, DeiT, DINOv2, CLIP: a = -0.75, corners not aligned
+  bilinear,             ///< timm now from npz, timm 0.4.12 (Convpass): no antialias
+  spline_order1,        ///< vit_jax, big_vision: linear, corners aligned
+  dinov2_scale_offset,  ///< official DINOv2 without registers: bicubic, scale factor (new +
+                        ///< 0.1)/old
+};
+
+/// Grid part of a position embedding `[1, h w, D]` (row-major) brought to another grid, in float32,
+/// by the method of the loader that the weights come from. The same grid is returned as it is.
+at::Tensor resize_positions(const at::Tensor& grid, int64_t height, int64_t width,
+                            int64_t new_height, int64_t new_width, PositionResize method);
+
+/// "bicubic, antialias" and the like, for people and for the adapter file.
+std::string position_resize_name(PositionResize method);
+
+}  // namespace convpass

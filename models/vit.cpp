@@ -1,0 +1,367 @@
+#include "convpass/models/vit.h"
+
+#include <ATen/ATen.h>
+
+#include "convpass/core/error.h"
+#include "convpass/models/layers.h"
+
+namespace convpass {
+namespace {
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::ostringstream out;
+  out << shape;
+  return out.str();
+}
+
+/// Hands out tensors by name with their shapes checked, and knows at the end what nobody asked for.
+class Taker {
+ public:
+  explicit Taker(const TensorMap& map) : map_(map) {}
+
+  at::Tensor take(const std::string& name, std::vector<int64_t> shape) {
+    auto found = map_.tensors.find(name);
+    if (found == map_.tensors.end()) throw Error("backbone: tensor " + name + " is missing");
+    if (found->second.sizes() != at::IntArrayRef(shape))
+      throw Error("backbone: tensor " + name + ": got shape " + shape_text(found->second.sizes()) +
+                  ", wanted " + shape_text(shape));
+    ++taken_;
+    return found->second.to(at::kFloat).contiguous();
+  }
+
+  void expect_all_taken() const {
+    if (taken_ != map_.tensors.size())
+      throw Error("backbone: " + std::to_string(map_.tensors.size() - taken_) +
+                  " tensors of the checkpoint have no place in this architecture");
+  }
+
+ private:
+  const TensorMap& map_;
+  size_t taken_ = 0;
+};
+
+at::Tensor activate(const at::Tensor& hidden, Activation activation) {
+  switch (activation) {
+    case Activation::gelu:
+      return at::gelu(hidden);
+    case Activation::gelu_tanh:
+      return at::gelu(hidden, "tanh");
+    case Activation::quick_gelu:
+      return quick_gelu(hidden);
+    case Activation::swiglu: {
+      auto halves = hidden.chunk(2, -1);
+      return at::silu(halves[0]) * halves[1];
+    }
+  }
+  TORCH_CHECK(false, "unknown activation");
+}
+
+}  // namespace
+
+struct Vit::Block {
+  LayerNorm norm1, norm2;
+  Linear qkv, proj, fc1, fc2;
+  at::Tensor scale1, scale2;  // LayerScale, or undefined
+  int64_t heads = 1;
+  double drop_rate = 0;
+  Activation activation = Activation::gelu;
+
+  /// The first `rows` tokens of the block's output; the others are not computed. Keys and values
+  /// always come from all tokens.
+  at::Tensor forward(at::Tensor x, int64_t rows, int64_t index, const Adapter* adapter,
+                     const TokenLayout& layout, const Pass& pass) const {
+    at::Tensor normed = norm1.forward(x);  // [B, N, D]
+    at::Tensor branch = proj.forward(attend(normed, rows));
+    if (rows < x.size(1)) {
+      x = x.narrow(1, 0, rows);
+      normed = normed.narrow(1, 0, rows);
+    }
+    x = add(x, branch, scale1, index, Site::attn, normed, adapter, layout, pass);
+    normed = norm2.forward(x);
+    branch = fc2.forward(activate(fc1.forward(normed), activation));
+    return add(x, branch, scale2, index, Site::mlp, normed, adapter, layout, pass);
+  }
+
+  at::Tensor attend(const at::Tensor& normed, int64_t rows) const {
+    const int64_t batch = normed.size(0), tokens = normed.size(1), dim = normed.size(2);
+    if (rows == tokens) {
+      at::Tensor packed = qkv.forward(normed)
+                              .view({batch, tokens, 3, heads, dim / heads})
+                              .permute({2, 0, 3, 1, 4});  // [3, B, H, N, d]
+      const auto parts =
+          packed.unbind(0);  // one node in the graph, where three selects would be three
+      return attention(parts[0], parts[1], parts[2]);
+    }
+    at::Tensor q = qkv.forward_rows(normed.narrow(1, 0, rows), 0, dim)
+                       .view({batch, rows, heads, dim / heads})
+                       .transpose(1, 2);  // [B, H, M, d]
+    at::Tensor packed = qkv.forward_rows(normed, dim, 2 * dim)
+                            .view({batch, tokens, 2, heads, dim / heads})
+                            .permute({2, 0, 3, 1, 4});  // [2, B, H, N, d]
+    const auto parts = packed.unbind(0);
+    return attention(q, parts[0], parts[1]);
+  }
+
+  /// x + dp(scale * branch) + dp(adapter beside the branch), one pass over the tokens for each
+  /// summand.
+  at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale,
+                 int64_t index, Site site, const at::Tensor& normed, const Adapter* adapter,
+                 const TokenLayout& layout, const Pass& pass) const {
+    at::Tensor factor = drop_path_factor(x, drop_rate, pass);  // [B, 1, 1] or undefined
+    if (scale.defined()) factor = factor.defined() ? factor * scale : scale;
+    at::Tensor sum = factor.defined() ? at::addcmul(x, branch, factor) : x + branch;
+    if (adapter == nullptr || !adapter->acts(index, site)) return sum;
+    // In place: nothing has saved the sum yet.
+    at::Tensor beside = adapter->beside(index, site, normed, layout, pass);
+    factor = drop_path_factor(x, drop_rate, pass);
+    return factor.defined() ? sum.addcmul_(beside, factor) : sum.add_(beside);
+  }
+
+  void visit(const std::string& prefix,
+             const std::function<void(const std::string&, at::Tensor&)>& each) {
+    each(prefix + "norm1.weight", norm1.weight);
+    each(prefix + "norm1.bias", norm1.bias);
+    each(prefix + "attn.qkv.weight", qkv.weight);
+    each(prefix + "attn.qkv.bias", qkv.bias);
+    each(prefix + "attn.proj.weight", proj.weight);
+    each(prefix + "attn.proj.bias", proj.bias);
+    each(prefix + "ls1.gamma", scale1);
+    each(prefix + "norm2.weight", norm2.weight);
+    each(prefix + "norm2.bias", norm2.bias);
+    each(prefix + "mlp.fc1.weight", fc1.weight);
+    each(prefix + "mlp.fc1.bias", fc1.bias);
+    each(prefix + "mlp.fc2.weight", fc2.weight);
+    each(prefix + "mlp.fc2.bias", fc2.bias);
+    each(prefix + "ls2.gamma", scale2);
+  }
+};
+
+Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& options)
+    : config_(config), options_(options) {
+  const int64_t dim = config.width;
+  for (int64_t side : options.image_size)
+    if (side <= 0 || side % config.patch != 0)
+      throw Error("backbone: image size " + std::to_string(options.image_size[0]) + "x" +
+                  std::to_string(options.image_size[1]) +
+                  ": wanted positive multiples of the patch " + std::to_string(config.patch));
+  if (config.heads <= 0 || dim % config.heads != 0)
+    throw Error("backbone: width " + std::to_string(dim) + " does not divide by " +
+                std::to_string(config.heads) + " heads");
+  if (options_.pool == Pool::automatic) options_.pool = config.pool;
+  if (options_.pool == Pool::cls && !config.class_token)
+    throw Error("backbone: pool \"cls\": this checkpoint has no class token, wanted \"mean\"");
+
+  Taker taker(weights);
+  patch_weight_ = taker.take("patch_embed.proj.weight", {dim, 3, config.patch, config.patch});
+  if (config.patch_bias) patch_bias_ = taker.take("patch_embed.proj.bias", {dim});
+  if (config.class_token) cls_token_ = taker.take("cls_token", {1, 1, dim});
+  if (config.distillation_token) dist_token_ = taker.take("dist_token", {1, 1, dim});
+  if (config.registers > 0) reg_token_ = taker.take("reg_token", {1, config.registers, dim});
+  const int64_t prefix = config.position_prefix();
+  at::Tensor positions =
+      taker.take("pos_embed", {1, prefix + config.grid_height * config.grid_width, dim});
+  const TokenLayout to = layout();
+  pos_embed_ = at::cat(
+      {positions.narrow(1, 0, prefix),
+       resize_positions(positions.narrow(1, prefix, positions.size(1) - prefix), config.grid_height,
+                        config.grid_width, to.height, to.width, config.position_resize)},
+      1);
+  auto norm = [&](const std::string& name) {
+    return LayerNorm{taker.take(name + ".weight", {dim}), taker.take(name + ".bias", {dim}),
+                     config.eps};
+  };
+  auto linear = [&](const std::string& name, int64_t out, int64_t in, bool bias) {
+    return Linear{taker.take(name + ".weight", {out, in}),
+                  bias ? taker.take(name + ".bias", {out}) : at::Tensor()};
+  };
+  if (config.pre_norm) norm_pre_ = norm("norm_pre");
+  norm_ = norm(config.pooled_norm ? "fc_norm" : "norm");
+  for (int64_t i = 0; i < config.depth; ++i) {
+    const std::string name = "blocks." + std::to_string(i) + ".";
+    auto block = std::make_shared<Block>();
+    block->norm1 = norm(name + "norm1");
+    block->qkv = linear(name + "attn.qkv", 3 * dim, dim, config.qkv_bias);
+    block->proj = linear(name + "attn.proj", dim, dim, true);
+    block->norm2 = norm(name + "norm2");
+    const bool gated = config.activation == Activation::swiglu;
+    block->fc1 = linear(name + "mlp.fc1", (gated ? 2 : 1) * config.hidden, dim, true);
+    block->fc2 = linear(name + "mlp.fc2", dim, config.hidden, true);
+    if (config.layer_scale) {
+      block->scale1 = taker.take(name + "ls1.gamma", {dim});
+      block->scale2 = taker.take(name + "ls2.gamma", {dim});
+    }
+    block->heads = config.heads;
+    block->activation = config.activation;
+    block->drop_rate = config.depth > 1 ? options.drop_path * static_cast<double>(i) /
+                                              static_cast<double>(config.depth - 1)
+                                        : 0.0;
+    blocks_.push_back(std::move(block));
+  }
+  taker.expect_all_taken();
+}
+
+TokenLayout Vit::layout() const {
+  return {config_.prefix(), options_.image_size[0] / config_.patch,
+          options_.image_size[1] / config_.patch};
+}
+
+at::Tensor Vit::embed(const at::Tensor& images) const {
+  TORCH_CHECK(images.dim() == 4 && images.size(1) == 3 &&
+                  images.size(2) == options_.image_size[0] &&
+                  images.size(3) == options_.image_size[1],
+              "images ", images.sizes(), ", wanted [B, 3, ", options_.image_size[0], ", ",
+              options_.image_size[1], "]");
+  const int64_t batch = images.size(0);
+  at::Tensor x = at::conv2d(images.to(dtype_), patch_weight_, patch_bias_, config_.patch)
+                     .flatten(2)
+                     .transpose(1, 2);  // [B, H W, D]
+  auto expand = [&](const at::Tensor& token) { return token.expand({batch, -1, -1}); };
+  std::vector<at::Tensor> positioned, unpositioned;
+  for (const at::Tensor* token : {&cls_token_, &dist_token_})
+    if (token->defined())
+      (config_.prefix_positions ? positioned : unpositioned).push_back(expand(*token));
+  positioned.push_back(x);
+  if (positioned.size() > 1) x = at::cat(positioned, 1);
+  x = x + pos_embed_;
+  if (reg_token_.defined()) unpositioned.push_back(expand(reg_token_));
+  if (!unpositioned.empty()) {
+    // Tokens without positions go before the patches but after those that have them.
+    const int64_t first = config_.position_prefix();
+    std::vector<at::Tensor> parts;
+    if (first > 0) parts.push_back(x.narrow(1, 0, first));
+    parts.insert(parts.end(), unpositioned.begin(), unpositioned.end());
+    parts.push_back(x.narrow(1, first, x.size(1) - first));
+    x = at::cat(parts, 1);
+  }
+  return norm_pre_.weight.defined() ? norm_pre_.forward(x) : x;  // [B, prefix + H W, D]
+}
+
+at::Tensor Vit::forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
+                               const Pass& pass) const {
+  at::Tensor x = embed(images);
+  const TokenLayout layout = this->layout();
+  const TokenLayout prefix_only{layout.prefix, 0, 0};
+  for (int64_t i = 0; i < config_.depth; ++i) {
+    const bool cut = i + 1 == config_.depth && rows < layout.tokens();
+    x = blocks_[static_cast<size_t>(i)]->forward(x, cut ? rows : layout.tokens(), i, adapter,
+                                                 cut ? prefix_only : layout, pass);
+  }
+  return x;  // [B, rows, D]
+}
+
+at::Tensor Vit::forward_tokens(const at::Tensor& images, const Adapter* adapter,
+                               const Pass& pass) const {
+  at::Tensor x = forward_blocks(images, layout().tokens(), adapter, pass);
+  return config_.pooled_norm ? x : norm_.forward(x);
+}
+
+at::Tensor Vit::forward(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const {
+  const int64_t prefix = config_.prefix();
+  if (options_.pool == Pool::mean) {
+    at::Tensor x = forward_tokens(images, adapter, pass);
+    at::Tensor pooled = x.narrow(1, prefix, x.size(1) - prefix).mean(1);  // [B, D]
+    return config_.pooled_norm ? norm_.forward(pooled) : pooled;
+  }
+  // Only prefix tokens are looked at, so the last block computes no other: exact, since no token
+  // there depends on another token's output, and the bypass of a prefix token on no patch.
+  at::Tensor x = forward_blocks(images, prefix, adapter, pass);
+  if (!config_.distillation_token) return norm_.forward(x.select(1, 0));
+  return norm_.forward(x.narrow(1, 0, 2)).mean(1);  // DeiT: mean of class and distillation token
+}
+
+void Vit::visit(const std::function<void(const std::string&, at::Tensor&)>& each) {
+  auto defined = [&](const std::string& name, at::Tensor& tensor) {
+    if (tensor.defined()) each(name, tensor);
+  };
+  defined("patch_embed.proj.weight", patch_weight_);
+  defined("patch_embed.proj.bias", patch_bias_);
+  defined("cls_token", cls_token_);
+  defined("dist_token", dist_token_);
+  defined("reg_token", reg_token_);
+  defined("pos_embed", pos_embed_);
+  defined("norm_pre.weight", norm_pre_.weight);
+  defined("norm_pre.bias", norm_pre_.bias);
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    blocks_[i]->visit("blocks." + std::to_string(i) + ".", defined);
+  const std::string norm = config_.pooled_norm ? "fc_norm" : "norm";
+  defined(norm + ".weight", norm_.weight);
+  defined(norm + ".bias", norm_.bias);
+}
+
+NamedTensors Vit::parameters() const {
+  NamedTensors all;
+  const_cast<Vit*>(this)->visit(
+      [&](const std::string& name, at::Tensor& tensor) { all.emplace_back(name, tensor); });
+  return all;
+}
+
+void Vit::to(c10::Device device, Precision precision) {
+  dtype_ = dtype_of(precision);
+  visit([&](const std::string&, at::Tensor& tensor) { tensor = tensor.to(device, dtype_); });
+}
+
+void Vit::set_trainable(bool trainable) {
+  TORCH_CHECK(!trainable || dtype_ == at::kFloat, "a trainable backbone stays in float32");
+  visit([&](const std::string&, at::Tensor& tensor) {
+    // A copy of our own: the checkpoint's memory may be a mapping that others share.
+    if (trainable) tensor = tensor.detach().clone();
+    tensor.set_requires_grad(trainable);
+  });
+}
+
+std::string Vit::describe() const {
+  const TokenLayout to = layout();
+  std::ostringstream out;
+  out << vit_name(config_) << ", " << options_.image_size[0] << "x" << options_.image_size[1];
+  if (to.height != config_.grid_height || to.width != config_.grid_width)
+    out << ", positions " << config_.grid_height << "x" << config_.grid_width << " -> " << to.height
+        << "x" << to.width << " (" << position_resize_name(config_.position_resize) << ")";
+  return out.str();
+}
+
+TensorMap Vit::random_weights(const VitConfig& config, uint64_t seed) {
+  TensorMap map;
+  map.format = "random";
+  at::Generator generator = seeded_generator(seed);
+  const int64_t dim = config.width;
+  auto normal = [&](const std::string& name, std::vector<int64_t> shape) {
+    map.tensors[name] =
+        at::empty(shape, at::kFloat).normal_(0, 0.02, generator).clamp_(-0.04, 0.04);
+  };
+  auto constant = [&](const std::string& name, std::vector<int64_t> shape, double value) {
+    map.tensors[name] = at::full(shape, value, at::kFloat);
+  };
+  auto norm = [&](const std::string& name) {
+    constant(name + ".weight", {dim}, 1);
+    constant(name + ".bias", {dim}, 0);
+  };
+  auto linear = [&](const std::string& name, int64_t out, int64_t in, bool bias) {
+    normal(name + ".weight", {out, in});
+    if (bias) constant(name + ".bias", {out}, 0);
+  };
+  normal("patch_embed.proj.weight", {dim, 3, config.patch, config.patch});
+  if (config.patch_bias) constant("patch_embed.proj.bias", {dim}, 0);
+  if (config.class_token) normal("cls_token", {1, 1, dim});
+  if (config.distillation_token) normal("dist_token", {1, 1, dim});
+  if (config.registers > 0) normal("reg_token", {1, config.registers, dim});
+  normal("pos_embed", {1, config.position_prefix() + config.grid_height * config.grid_width, dim});
+  if (config.pre_norm) norm("norm_pre");
+  for (int64_t i = 0; i < config.depth; ++i) {
+    const std::string name = "blocks." + std::to_string(i) + ".";
+    norm(name + "norm1");
+    linear(name + "attn.qkv", 3 * dim, dim, config.qkv_bias);
+    linear(name + "attn.proj", dim, dim, true);
+    norm(name + "norm2");
+    const bool gated = config.activation == Activation::swiglu;
+    linear(name + "mlp.fc1", (gated ? 2 : 1) * config.hidden, dim, true);
+    linear(name + "mlp.fc2", dim, config.hidden, true);
+    if (config.layer_scale) {
+      constant(name + "ls1.gamma", {dim}, 1e-5);
+      constant(name + "ls2.gamma", {dim}, 1e-5);
+    }
+  }
+  norm(config.pooled_norm ? "fc_norm" : "norm");
+  return map;
+}
+
+}  // namespace convpass
