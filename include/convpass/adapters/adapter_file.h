@@ -30,8 +30,9 @@ void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter)
 /// Errors: FileError (damaged, not an adapter of ours, a newer version, tensors that do not fit).
 AdapterFile load_adapter(const std::filesystem::path& file);
 
-/// Puts the weights of the file into a model built for it. Errors: Error when the backbone is another
-/// (both names and hashes are shown), or a tensor is missing, left over or of another shape.
+/// Puts the weights of the file into a model built for it. Errors: Error when the backbone is
+/// another (both names and hashes are shown), or a tensor is missing, left over or of another
+/// shape.
 void apply_adapter(const AdapterFile& file, TunedModel& model);
 
 }  // namespace convpass

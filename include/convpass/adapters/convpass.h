@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -17,11 +18,11 @@ enum class ConvInit { identity, xavier };
 
 /// Convolutional bypasses (Jie & Deng, 2022, arXiv 2207.07039; PETL-ViT convpass/vtab).
 struct ConvpassConfig {
-  int64_t width = 8;  ///< h, the bottleneck
+  int64_t width = 8;   ///< h, the bottleneck
   double scale = 1.0;  ///< s, constant
   ConvInit conv_init = ConvInit::identity;
   std::vector<std::string> sites{"attn", "mlp"};
-  std::vector<int64_t> blocks;  ///< empty = all
+  std::vector<int64_t> blocks{};  ///< empty = all
   double dropout = 0.1;
 };
 struct NoAdapter {};
@@ -31,13 +32,13 @@ void fields(FieldVisitor& visitor, NoAdapter& config);
 void fields(FieldVisitor& visitor, ConvpassConfig& config);
 void fields(FieldVisitor& visitor, AdapterConfig& config);
 
-/// Adds s * up(dropout(gelu(conv(gelu(down(n)))))) beside attention and MLP, gelu = QuickGELU. The 3x3
-/// convolution runs on the grid of patches; each prefix token is a 1x1 image of its own.
+/// Adds s * up(dropout(gelu(conv(gelu(down(n)))))) beside attention and MLP, gelu = QuickGELU. The
+/// 3x3 convolution runs on the grid of patches; each prefix token is a 1x1 image of its own.
 class Convpass final : public Adapter {
  public:
-  /// Fresh weights drawn from `seed`: `down` Xavier-uniform, `conv` as configured, `up` zero, biases zero,
-  /// so that the bypass starts as exact zero.
-  /// Errors: Error when a block or site does not exist in the backbone, or twice.
+  /// Fresh weights drawn from `seed`: `down` Xavier-uniform, `conv` as configured, `up` zero,
+  /// biases zero, so that the bypass starts as exact zero. Errors: Error when a block or site does
+  /// not exist in the backbone, or twice.
   Convpass(const ConvpassConfig& config, const Backbone& backbone, uint64_t seed);
 
   bool acts(int64_t block, Site site) const override;
@@ -45,6 +46,7 @@ class Convpass final : public Adapter {
                     const Pass& pass) const override;
   /// The official names: blocks.i.adapter_{attn,mlp}.adapter_{down,conv,up}.{weight,bias}.
   NamedTensors parameters() const override;
+  void to(c10::Device device) override;
 
   /// 2 L ((2h+1) D + 9h^2 + 2h) for both sites of L blocks.
   static int64_t parameter_count(const ConvpassConfig& config, int64_t depth, int64_t dim);

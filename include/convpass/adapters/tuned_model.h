@@ -10,10 +10,12 @@ namespace convpass {
 
 class FieldVisitor;
 
+enum class HeadType { linear };
 enum class HeadInit { torch_default, zero, xavier };
 
 /// Linear classifier on the backbone's features.
 struct HeadConfig {
+  HeadType type = HeadType::linear;
   HeadInit init = HeadInit::torch_default;  ///< default: weight and bias uniform in +-1/sqrt(D)
 };
 void fields(FieldVisitor& visitor, HeadConfig& config);
@@ -35,8 +37,8 @@ struct BackboneIdentity {
   Normalization normalization;
 };
 
-/// Backbone, adapter and head. What is trainable is what is saved, and is whole parts: the head always,
-/// the adapter if there is one, the backbone when it was set trainable.
+/// Backbone, adapter and head. What is trainable is what is saved, and is whole parts: the head
+/// always, the adapter if there is one, the backbone when it was set trainable.
 struct TunedModel {
   std::unique_ptr<Backbone> backbone;
   BackboneIdentity identity;
@@ -51,6 +53,9 @@ struct TunedModel {
   int64_t trainable_parameters() const;
   int64_t total_parameters() const;
   int64_t classes() const;
+  c10::Device device() const;
+  /// Moves every part; trainable ones stay in float32 and require gradients from then on.
+  void to(c10::Device device, Precision precision);
 };
 
 }  // namespace convpass

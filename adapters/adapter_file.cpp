@@ -1,0 +1,118 @@
+#include "convpass/adapters/adapter_file.h"
+
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+
+#include "convpass/core/error.h"
+#include "convpass/core/fields.h"
+#include "convpass/core/json.h"
+
+namespace convpass {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr const char* kFormat = "convpass-adapter";
+
+const std::string& metadata(const TensorMap& map, const std::filesystem::path& file,
+                            const std::string& key) {
+  auto found = map.metadata.find(key);
+  if (found == map.metadata.end()) throw FileError(file, "metadata \"" + key + "\" is missing");
+  return found->second;
+}
+
+std::string shape_text(const at::Tensor& tensor) {
+  std::ostringstream out;
+  out << tensor.sizes();
+  return out.str();
+}
+
+}  // namespace
+
+void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter) {
+  TensorMap map = adapter.weights;
+  auto config = adapter.adapter;
+  map.metadata = {
+      {"format", kFormat},
+      {"version", std::to_string(AdapterFile::kVersion)},
+      {"backbone", Json{{"name", adapter.backbone.name},
+                        {"format", adapter.backbone.format},
+                        {"hash", adapter.backbone.hash},
+                        {"position_resize", adapter.backbone.position_resize}}
+                       .dump()},
+      {"image_size", Json(adapter.image_size).dump()},
+      {"pool", adapter.pool},
+      {"adapter", write_json_fields(config)},
+      {"preprocessing", adapter.preprocessing},
+      {"classes", Json(adapter.classes).dump()},
+      {"recipe_hash", adapter.recipe_hash},
+  };
+  save_safetensors(file, map);
+}
+
+AdapterFile load_adapter(const std::filesystem::path& file) {
+  TensorMap map = load_tensors(file);
+  auto format = map.metadata.find("format");
+  if (format == map.metadata.end() || format->second != kFormat)
+    throw FileError(file,
+                    "got a " + map.format + " file without our metadata, wanted an adapter file");
+  const std::string& version = metadata(map, file, "version");
+  if (version != std::to_string(AdapterFile::kVersion))
+    throw FileError(file, "adapter file version \"" + version.substr(0, 20) + "\", wanted " +
+                              std::to_string(AdapterFile::kVersion));
+  AdapterFile adapter;
+  try {
+    const Json backbone = Json::parse(metadata(map, file, "backbone"));
+    adapter.backbone.name = backbone.at("name").get<std::string>();
+    adapter.backbone.format = backbone.at("format").get<std::string>();
+    adapter.backbone.hash = backbone.at("hash").get<std::string>();
+    adapter.backbone.position_resize = backbone.at("position_resize").get<std::string>();
+    // A vector first: reading an array of two would pass over a third element.
+    const auto size = Json::parse(metadata(map, file, "image_size")).get<std::vector<int64_t>>();
+    if (size.size() != 2 || size[0] <= 0 || size[1] <= 0)
+      throw FileError(file, "metadata \"image_size\": wanted two positive numbers");
+    adapter.image_size = {size[0], size[1]};
+    adapter.classes = Json::parse(metadata(map, file, "classes")).get<std::vector<std::string>>();
+  } catch (const nlohmann::json::exception& error) {
+    throw FileError(file, std::string("metadata is damaged: ") + error.what());
+  }
+  adapter.pool = metadata(map, file, "pool");
+  read_json_fields(metadata(map, file, "adapter"), adapter.adapter, file);
+  adapter.preprocessing = metadata(map, file, "preprocessing");
+  adapter.recipe_hash = metadata(map, file, "recipe_hash");
+  map.metadata.clear();
+  adapter.weights = std::move(map);
+
+  const auto& tensors = adapter.weights.tensors;
+  auto head = tensors.find("head.weight");
+  if (head == tensors.end() || head->second.dim() != 2)
+    throw FileError(file, "tensor head.weight is missing or no matrix");
+  if (head->second.size(0) != static_cast<int64_t>(adapter.classes.size()))
+    throw FileError(file, "head.weight has " + std::to_string(head->second.size(0)) +
+                              " rows, the metadata " + std::to_string(adapter.classes.size()) +
+                              " class names");
+  return adapter;
+}
+
+void apply_adapter(const AdapterFile& file, TunedModel& model) {
+  if (file.backbone.hash != model.identity.hash)
+    throw Error("the adapter was trained on " + file.backbone.name + " (weights " +
+                file.backbone.hash.substr(0, 12) + "), got " + model.identity.name + " (weights " +
+                model.identity.hash.substr(0, 12) + ")");
+  const NamedTensors wanted = model.trainable();
+  at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : wanted) {
+    auto found = file.weights.tensors.find(name);
+    if (found == file.weights.tensors.end()) throw Error("adapter: tensor " + name + " is missing");
+    if (found->second.sizes() != tensor.sizes())
+      throw Error("adapter: tensor " + name + ": got shape " + shape_text(found->second) +
+                  ", wanted " + shape_text(tensor));
+    tensor.copy_(found->second);
+  }
+  if (wanted.size() != file.weights.tensors.size())
+    throw Error("adapter: got " + std::to_string(file.weights.tensors.size()) +
+                " tensors, wanted " + std::to_string(wanted.size()) +
+                ": some belong to no part of this adapter");
+}
+
+}  // namespace convpass

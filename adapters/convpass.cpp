@@ -1,0 +1,184 @@
+#include "convpass/adapters/convpass.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "convpass/core/error.h"
+#include "convpass/core/fields.h"
+#include "convpass/core/rng.h"
+#include "convpass/models/layers.h"
+
+namespace convpass {
+namespace {
+
+constexpr int kSites = 2;
+constexpr const char* kSiteNames[kSites] = {"attn", "mlp"};
+
+at::Tensor xavier_uniform(std::vector<int64_t> shape, int64_t fan_in, int64_t fan_out,
+                          at::Generator& generator) {
+  const double bound = std::sqrt(6.0 / static_cast<double>(fan_in + fan_out));
+  return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
+}
+
+/// [h, h, 3, 3]: every tap zero but the centre, which is the identity matrix.
+at::Tensor identity_convolution(int64_t width) {
+  at::Tensor weight = at::zeros({width, width, 3, 3});
+  weight.select(3, 1).select(2, 1).copy_(at::eye(width));
+  return weight;
+}
+
+}  // namespace
+
+void fields(FieldVisitor&, NoAdapter&) {}
+
+void fields(FieldVisitor& visitor, ConvpassConfig& config) {
+  visitor.field("width", config.width, "channels of the bottleneck (h in the paper)",
+                {.min = 1, .max = 4096});
+  visitor.field("scale", config.scale, "constant factor of each bypass (s in the paper)");
+  visitor.choice("conv_init", config.conv_init, {"identity", "xavier"},
+                 "initial 3x3 kernel: centre tap = identity, or Xavier-uniform");
+  visitor.field("sites", config.sites,
+                "beside what a bypass stands: \"attn\", \"mlp\" (\"attn\" alone is Convpass-attn)");
+  visitor.list_or_word(
+      "blocks", config.blocks, "all",
+      "blocks that get bypasses, counted from 0; no graph is built below the lowest", at_least(0));
+  visitor.field("dropout", config.dropout, "elementwise dropout before the last projection",
+                {.min = 0, .max = 0.99});
+}
+
+void fields(FieldVisitor& visitor, AdapterConfig& config) {
+  visitor.variant("type", config, {"none", "convpass"}, "which adapter stands beside the backbone");
+}
+
+Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint64_t seed)
+    : config_(config), blocks_(static_cast<size_t>(backbone.depth())) {
+  const int64_t dim = backbone.feature_dim(), width = config.width;
+  std::vector<int64_t> chosen = config.blocks;
+  if (chosen.empty())
+    for (int64_t block = 0; block < backbone.depth(); ++block) chosen.push_back(block);
+  if (config.sites.empty())
+    throw Error("adapter.sites: got an empty list, wanted \"attn\", \"mlp\"");
+  std::array<bool, kSites> wanted{};
+  for (const std::string& name : config.sites) {
+    auto site = std::find(std::begin(kSiteNames), std::end(kSiteNames), name) - kSiteNames;
+    if (site == kSites)
+      throw Error("adapter.sites: got \"" + name + "\", wanted \"attn\" or \"mlp\"");
+    if (std::exchange(wanted[static_cast<size_t>(site)], true))
+      throw Error("adapter.sites: \"" + name + "\" stands there twice");
+  }
+  std::sort(chosen.begin(), chosen.end());
+  at::Generator generator = seeded_generator(seed);
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const int64_t block = chosen[i];
+    if (block < 0 || block >= backbone.depth())
+      throw Error("adapter.blocks: got " + std::to_string(block) + ", wanted 0 to " +
+                  std::to_string(backbone.depth() - 1));
+    if (i > 0 && chosen[i - 1] == block)
+      throw Error("adapter.blocks: " + std::to_string(block) + " stands there twice");
+    for (size_t site = 0; site < kSites; ++site) {
+      if (!wanted[site]) continue;
+      auto bypass = std::make_unique<Bypass>();
+      bypass->down_weight = xavier_uniform({width, dim}, dim, width, generator);
+      bypass->down_bias = at::zeros({width});
+      bypass->conv_weight =
+          config.conv_init == ConvInit::identity
+              ? identity_convolution(width)
+              : xavier_uniform({width, width, 3, 3}, 9 * width, 9 * width, generator);
+      bypass->conv_bias = at::zeros({width});
+      bypass->up_weight = at::zeros({dim, width});
+      bypass->up_bias = at::zeros({dim});
+      blocks_[static_cast<size_t>(block)][site] = std::move(bypass);
+    }
+  }
+}
+
+const Convpass::Bypass* Convpass::find(int64_t block, Site site) const {
+  return blocks_.at(static_cast<size_t>(block))[static_cast<size_t>(site)].get();
+}
+
+bool Convpass::acts(int64_t block, Site site) const { return find(block, site) != nullptr; }
+
+at::Tensor Convpass::beside(int64_t block, Site site, const at::Tensor& normed,
+                            const TokenLayout& layout, const Pass& pass) const {
+  const Bypass& bypass = *find(block, site);
+  const int64_t batch = normed.size(0);
+  TORCH_CHECK(normed.size(1) == layout.tokens(), "tokens ", normed.sizes(),
+              " do not fit the layout");
+  auto cast = [&](const at::Tensor& parameter) { return parameter.to(normed.options()); };
+
+  at::Tensor z = quick_gelu(
+      at::linear(normed, cast(bypass.down_weight), cast(bypass.down_bias)));  // [B, N, h]
+  const at::Tensor kernel = cast(bypass.conv_weight), kernel_bias = cast(bypass.conv_bias);
+  std::vector<at::Tensor> parts;
+  if (layout.prefix > 0)  // a 1x1 image with zero padding meets the centre tap alone
+    parts.push_back(
+        at::linear(z.narrow(1, 0, layout.prefix), kernel.select(3, 1).select(2, 1), kernel_bias));
+  if (layout.height > 0) {
+    at::Tensor image = z.narrow(1, layout.prefix, layout.height * layout.width)
+                           .reshape({batch, layout.height, layout.width, config_.width})
+                           .permute({0, 3, 1, 2});  // [B, h, H, W], channels last in memory
+    parts.push_back(at::conv2d(image, kernel, kernel_bias, 1, 1)
+                        .permute({0, 2, 3, 1})
+                        .reshape({batch, layout.height * layout.width, config_.width}));
+  }
+  z = quick_gelu(parts.size() == 1 ? parts[0] : at::cat(parts, 1));  // [B, N, h]
+  if (pass.training() && config_.dropout > 0) {
+    const double keep = 1.0 - config_.dropout;
+    at::Tensor mask = at::empty(z.sizes(), at::kFloat).bernoulli_(keep, pass.random).div_(keep);
+    z = z * mask.to(z.options());
+  }
+  // The constant scale goes into the small weight instead of over the large result.
+  return at::linear(z, cast(bypass.up_weight * config_.scale),
+                    cast(bypass.up_bias * config_.scale));
+}
+
+NamedTensors Convpass::parameters() const {
+  NamedTensors all;
+  for (size_t block = 0; block < blocks_.size(); ++block)
+    for (size_t site = 0; site < kSites; ++site) {
+      const Bypass* bypass = blocks_[block][site].get();
+      if (bypass == nullptr) continue;
+      const std::string name =
+          "blocks." + std::to_string(block) + ".adapter_" + kSiteNames[site] + ".adapter_";
+      all.emplace_back(name + "down.weight", bypass->down_weight);
+      all.emplace_back(name + "down.bias", bypass->down_bias);
+      all.emplace_back(name + "conv.weight", bypass->conv_weight);
+      all.emplace_back(name + "conv.bias", bypass->conv_bias);
+      all.emplace_back(name + "up.weight", bypass->up_weight);
+      all.emplace_back(name + "up.bias", bypass->up_bias);
+    }
+  return all;
+}
+
+int64_t Convpass::parameter_count(const ConvpassConfig& config, int64_t depth, int64_t dim) {
+  const int64_t h = config.width;
+  const int64_t blocks = config.blocks.empty() ? depth : static_cast<int64_t>(config.blocks.size());
+  return static_cast<int64_t>(config.sites.size()) * blocks *
+         ((2 * h + 1) * dim + 9 * h * h + 2 * h);
+}
+
+void Convpass::to(c10::Device device) {
+  for (auto& sites : blocks_)
+    for (auto& bypass : sites) {
+      if (!bypass) continue;
+      for (at::Tensor* tensor : {&bypass->down_weight, &bypass->down_bias, &bypass->conv_weight,
+                                 &bypass->conv_bias, &bypass->up_weight, &bypass->up_bias})
+        *tensor = tensor->detach().to(device).set_requires_grad(true);
+    }
+}
+
+std::unique_ptr<Adapter> make_adapter(const AdapterConfig& config, const Backbone& backbone,
+                                      uint64_t seed) {
+  struct Visitor {
+    const Backbone& backbone;
+    uint64_t seed;
+    std::unique_ptr<Adapter> operator()(const NoAdapter&) const { return nullptr; }
+    std::unique_ptr<Adapter> operator()(const ConvpassConfig& c) const {
+      return std::make_unique<Convpass>(c, backbone, seed);
+    }
+  };
+  return std::visit(Visitor{backbone, seed}, config);
+}
+
+}  // namespace convpass
