@@ -15,12 +15,14 @@ namespace convpass {
 
 class FieldVisitor;
 
-/// A folder per class: path/CLASS/**.jpg. Classes in the order of their names (byte order).
+/// A folder per class: path/CLASS/**.jpg. Classes in the order of their names (byte order), images
+/// in that of their paths. Files count by extension; hidden ones do not; symbolic links are
+/// followed.
 struct FolderSource {
   std::filesystem::path path;
 };
-/// A text file of `path label` lines (the VTAB layout); paths relative to `root`, or to the list's
-/// folder when `root` is empty; labels from 0.
+/// A text file of `path label` lines (the VTAB layout), the label after the last blank; paths
+/// relative to `root`, or to the list's folder when `root` is empty; labels from 0.
 struct ListSource {
   std::filesystem::path path;
   std::filesystem::path root;
@@ -36,7 +38,8 @@ struct CifarSource {
   std::filesystem::path path;
   std::string split = "train";
 };
-/// A `.npz` file: images `[N, H, W]` or `[N, H, W, 3]` uint8 and integer labels `[N]` under these names.
+/// A `.npz` file: images `[N, H, W]` or `[N, H, W, 3]` uint8 and integer labels `[N]` under these
+/// names.
 struct NpzSource {
   std::filesystem::path path;
   std::string images = "images";
@@ -80,6 +83,8 @@ class Dataset {
   virtual std::string name(int64_t index) const = 0;
   /// Decodes. Errors: FileError.
   virtual Image image(int64_t index) const = 0;
+  /// Whether image() only copies, so that keeping decoded images would gain nothing.
+  virtual bool in_memory() const { return false; }
   /// Keeps the samples with these indices, in this order.
   virtual void keep(const std::vector<int64_t>& indices) = 0;
 
@@ -88,16 +93,16 @@ class Dataset {
   std::vector<std::string> classes_;
 };
 
-/// Opens a data set and cuts it to `per_class` and `limit`. `where` names it in messages ("data.train").
-/// `classes`: 0, or the number of classes the labels must lie in.
-/// Subset rule: the samples of a class (of the whole set for `limit`) sorted by
-/// random_key(seed, 0, index, Purpose::subset); the first k are kept, in the order of the data set.
-/// Errors: FileError (nothing found, empty class, label out of range, damaged file, too few per class).
+/// Opens a data set and cuts it to `per_class` and `limit`. `where` names it in messages
+/// ("data.train"). `classes`: 0, or the number of classes the labels must lie in. Subset rule: the
+/// samples of a class (of the whole set for `limit`) sorted by random_key(seed, 0, index,
+/// Purpose::subset); the first k are kept, in the order of the data set. Errors: FileError (nothing
+/// found, empty class, label out of range, damaged file, too few per class).
 std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeOptions& decode,
                                       int64_t classes, const std::string& where);
 
-/// Classes of two splits must agree. For folders: the same names. A split that lacks a class is an error
-/// that names it. Errors: Error.
+/// Classes of two splits must agree. For folders: the same names. A split that lacks a class is an
+/// error that names it. Errors: Error.
 void check_same_classes(const Dataset& train, const Dataset& other, const std::string& where);
 
 struct BrokenImage {
@@ -105,8 +110,8 @@ struct BrokenImage {
   std::string message;
 };
 
-/// Decodes everything once, in parallel, and returns what cannot be read. `progress` is called from one
-/// thread with the number done.
+/// Decodes everything once, in parallel, and returns what cannot be read. `progress` is called from
+/// one thread with the number done.
 std::vector<BrokenImage> find_broken_images(const Dataset& dataset, int workers,
                                             const std::function<void(int64_t)>& progress = {});
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace convpass {
@@ -18,7 +19,8 @@ enum class Interpolation { bicubic, bilinear };
 
 struct DecodeOptions {
   bool exif_orientation = false;  ///< turn the image as its EXIF tag says
-  /// More pixels than this are refused from the header, before anything is decoded (Pillow's limit).
+  /// More pixels than this are refused from the header, before anything is decoded (Pillow's
+  /// limit).
   int64_t max_pixels = 178'956'970;
 };
 
@@ -29,11 +31,14 @@ Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options 
 /// The same from a file. Errors: FileError.
 Image read_image(const std::filesystem::path& file, const DecodeOptions& options = {});
 
-/// Pillow's `Image.resize((width, height), BICUBIC | BILINEAR)`: separable, antialiased when shrinking,
-/// bicubic a = -0.5, 8-bit after each pass (spec: augment.md).
+/// Pillow's `Image.resize((width, height), BICUBIC | BILINEAR)`: separable, antialiased when
+/// shrinking, bicubic a = -0.5, 8-bit after each pass (spec: augment.md).
 Image resize(const Image& image, int64_t height, int64_t width, Interpolation interpolation);
 
 /// The rectangle of that size at (top, left); parts outside the image are black.
 Image crop(const Image& image, int64_t top, int64_t left, int64_t height, int64_t width);
+
+/// Version of the OpenCV that decodes: "4.6.0".
+std::string opencv_version();
 
 }  // namespace convpass
