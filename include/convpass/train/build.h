@@ -1,6 +1,8 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "convpass/adapters/adapter_file.h"
 #include "convpass/adapters/tuned_model.h"
@@ -8,24 +10,30 @@
 
 namespace convpass {
 
-/// Loads or draws the backbone. Errors: FileError, RecipeError (a variant that is not the file's: both
-/// are shown; an image size that is no multiple of the patch).
+/// Loads or draws the backbone. Errors: FileError, RecipeError (a variant that is not the file's:
+/// both are shown; an image size that is no multiple of the patch).
 void build_backbone(const Recipe& recipe, TunedModel& model);
 
 /// Backbone, adapter and head as the recipe says, on the device and in the precision of `train`.
 TunedModel build_model(const Recipe& recipe, int64_t classes);
 
-/// The input config with size, mean and std filled in from the backbone where the recipe leaves them.
+/// The input config with size, mean and std filled in from the backbone where the recipe leaves
+/// them.
 InputConfig resolve_input(const InputConfig& input, const TunedModel& model);
 
-/// A model ready to predict: the adapter file's on its backbone. `weights` is the backbone's checkpoint.
-/// Errors: Error when the backbone is not the one the adapter was trained on.
+/// The file that holds what is trainable in `model` and all that is needed to use it.
+AdapterFile adapter_file_of(const Recipe& recipe, const TunedModel& model, const InputConfig& input,
+                            const std::vector<std::string>& classes);
+
+/// A model ready to predict: the adapter file's on its backbone. `weights` is the backbone's
+/// checkpoint. Errors: Error when the backbone is not the one the adapter was trained on.
 struct LoadedModel {
   TunedModel model;
   InputConfig input;
   std::vector<std::string> classes;
 };
-LoadedModel load_tuned_model(const std::filesystem::path& adapter, const std::filesystem::path& weights,
-                             DeviceChoice device, Precision precision);
+LoadedModel load_tuned_model(const std::filesystem::path& adapter,
+                             const std::filesystem::path& weights, DeviceChoice device,
+                             Precision precision);
 
 }  // namespace convpass

@@ -36,6 +36,7 @@ struct Prediction {
 };
 /// The `top` most probable classes of one decoded image, most probable first.
 std::vector<Prediction> predict(const TunedModel& model, const ImagePipeline& pipeline,
-                                const std::vector<std::string>& classes, const Image& image, int64_t top);
+                                const std::vector<std::string>& classes, const Image& image,
+                                int64_t top);
 
 }  // namespace convpass

@@ -19,12 +19,14 @@ struct OptimizerConfig {
   double eps = 1e-8;
   double momentum = 0.9;
   double weight_decay = 1e-4;
-  bool decay_norm_and_bias = true;  ///< Convpass decays everything; false: only tensors of 2+ dimensions
-  double clip_norm = 0.0;           ///< of the whole gradient; 0 = off
+  bool decay_norm_and_bias =
+      true;                ///< Convpass decays everything; false: only tensors of 2+ dimensions
+  double clip_norm = 0.0;  ///< of the whole gradient; 0 = off
 };
 void fields(FieldVisitor& visitor, OptimizerConfig& config);
 
-/// AdamW, Adam (L2 in the gradient) and SGD with momentum, equal to torch.optim; LibTorch's fused kernels.
+/// AdamW, Adam (L2 in the gradient) and SGD with momentum, equal to torch.optim; LibTorch's fused
+/// kernels.
 class Optimizer {
  public:
   Optimizer(const OptimizerConfig& config, NamedTensors parameters);

@@ -70,8 +70,9 @@ void fields(FieldVisitor& visitor, LossConfig& config);
 void fields(FieldVisitor& visitor, TrainConfig& config);
 void fields(FieldVisitor& visitor, Recipe& recipe);
 
-/// Reads a recipe with its parents (`extends`) and overlays `sets` ("a.b.c=value", value JSON or a bare
-/// word) last. Errors: RecipeError with file and JSON pointer; UsageError for a malformed --set.
+/// Reads a recipe with its parents (`extends`) and overlays `sets` ("a.b.c=value", value JSON or a
+/// bare word) last. Errors: RecipeError with file and JSON pointer; UsageError for a malformed
+/// --set.
 Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::string>& sets = {});
 /// Only --set, from defaults (for `bench` without a recipe).
 Recipe recipe_from_sets(const std::vector<std::string>& sets);
@@ -80,10 +81,11 @@ Recipe recipe_from_sets(const std::vector<std::string>& sets);
 /// data.train. Errors: RecipeError.
 void validate(const Recipe& recipe, bool needs_data);
 
-/// The resolved recipe as JSON text (two spaces), every field written: reading it gives the same recipe.
+/// The resolved recipe as JSON text (two spaces), every field written: reading it gives the same
+/// recipe.
 std::string recipe_json(const Recipe& recipe);
-/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers and cache size,
-/// which do not change what is learned.
+/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers and cache
+/// size, which do not change what is learned.
 std::string recipe_hash(const Recipe& recipe);
 
 /// `convpass help recipe [PART]`. Errors: UsageError for a part that does not exist.

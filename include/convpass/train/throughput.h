@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 #include <string>
 
@@ -7,12 +9,13 @@
 
 namespace convpass {
 
-/// Times training steps and inference on synthetic images and returns the JSON line of `convpass bench`:
+/// Times training steps and inference on synthetic images and returns the JSON line of `convpass
+/// bench`:
 /// {"images_per_second","step_ms","forward_ms","inference_images_per_second","peak_memory_bytes",
 ///  "trainable_parameters",...}; times are medians over `steps` after a warm-up.
 std::string measure_throughput(const Recipe& recipe, int64_t steps);
 
 /// Peak resident memory of this process (CPU) or of the device (CUDA), bytes.
-int64_t peak_memory_bytes();
+int64_t peak_memory_bytes(const c10::Device& device);
 
 }  // namespace convpass

@@ -15,9 +15,9 @@ struct TrainOutcome {
 /// Trains as the recipe says into the folder `out` (recipe.json, log.jsonl, checkpoint.pt,
 /// adapter.safetensors, result.json).
 ///
-/// `resume` continues from checkpoint.pt (from the start where there is none) and refuses a run of another
-/// recipe. Without it a folder that already holds a run is refused.
-/// Errors: Error for the user's; a loss that is not finite names the step and keeps the last checkpoint.
+/// `resume` continues from checkpoint.pt (from the start where there is none) and refuses a run of
+/// another recipe. Without it a folder that already holds a run is refused. Errors: Error for the
+/// user's; a loss that is not finite names the step and keeps the last checkpoint.
 TrainOutcome train(const Recipe& recipe, const std::filesystem::path& out, bool resume);
 
 }  // namespace convpass

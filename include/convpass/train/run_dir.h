@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "convpass/core/tensor_map.h"
+#include "convpass/train/recipe.h"
+
+namespace convpass {
+
+/// The folder of a run: recipe.json (resolved), log.jsonl, checkpoint.pt (private, for resuming),
+/// adapter.safetensors and result.json (last: a run that has it is finished). Every file but the
+/// log appears whole or not at all; the log is cut back to the checkpoint when a run is resumed.
+class RunDir {
+ public:
+  /// Errors: Error when `folder` holds a run and `resume` is false, or a run of another recipe.
+  RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume);
+
+  std::filesystem::path adapter() const { return folder_ / "adapter.safetensors"; }
+  const std::filesystem::path& folder() const { return folder_; }
+
+  bool has_checkpoint() const { return std::filesystem::exists(checkpoint()); }
+  TensorMap load_checkpoint() const { return load_tensors(checkpoint()); }
+  void save_checkpoint(const TensorMap& state) const { save_pytorch(checkpoint(), state); }
+
+  /// Appends one JSON line, which has a member "step".
+  void log(const std::string& line) const;
+  /// Drops the lines of later steps, and a last line that was cut short.
+  void cut_log(int64_t step) const;
+
+  /// The result line, empty while the run is not finished.
+  std::string result() const;
+  void save_result(const std::string& line) const;
+
+ private:
+  std::filesystem::path checkpoint() const { return folder_ / "checkpoint.pt"; }
+  std::filesystem::path folder_;
+};
+
+}  // namespace convpass

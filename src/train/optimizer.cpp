@@ -1,0 +1,124 @@
+#include "convpass/train/optimizer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "convpass/core/error.h"
+#include "convpass/core/fields.h"
+
+namespace convpass {
+
+void fields(FieldVisitor& visitor, OptimizerConfig& config) {
+  visitor.choice("type", config.type, {"adamw", "adam", "sgd"},
+                 "adam adds weight decay to the gradient (L2), adamw shrinks the weights directly");
+  visitor.field("lr", config.lr, "peak learning rate", above(0));
+  visitor.field("betas", config.betas, "adamw, adam: decay of the two moments",
+                {.min = 0, .max = 0.999999999});
+  visitor.field("eps", config.eps, "adamw, adam: added to the root of the second moment", above(0));
+  visitor.field("momentum", config.momentum, "sgd: momentum", between(0, 1));
+  visitor.field("weight_decay", config.weight_decay, "weight decay", at_least(0));
+  visitor.field("decay_norm_and_bias", config.decay_norm_and_bias,
+                "whether tensors of one dimension decay too (Convpass: yes)");
+  visitor.field("clip_norm", config.clip_norm,
+                "largest norm of the whole gradient; 0 = no clipping", at_least(0));
+}
+
+Optimizer::Optimizer(const OptimizerConfig& config, NamedTensors parameters) : config_(config) {
+  groups_.resize(2);  // what decays, what does not
+  groups_[0].weight_decay = config.weight_decay;
+  for (auto& [name, tensor] : parameters) {
+    Group& group = groups_[config.decay_norm_and_bias || tensor.dim() > 1 ? 0 : 1];
+    group.names.push_back(name);
+    group.parameters.push_back(tensor);
+    group.first.push_back(at::zeros_like(tensor).detach());
+    if (config.type != OptimizerType::sgd) {
+      group.second.push_back(at::zeros_like(tensor).detach());
+      group.steps.push_back(at::zeros({}, tensor.options().dtype(at::kFloat)).detach());
+    }
+  }
+}
+
+void Optimizer::zero_grad() {
+  for (Group& group : groups_)
+    for (at::Tensor& parameter : group.parameters) parameter.mutable_grad().reset();
+}
+
+double Optimizer::clip() {
+  at::NoGradGuard no_grad;
+  std::vector<at::Tensor> gradients, norms;
+  for (Group& group : groups_)
+    for (at::Tensor& parameter : group.parameters)
+      if (parameter.grad().defined()) {
+        gradients.push_back(parameter.grad());
+        norms.push_back(at::linalg_vector_norm(parameter.grad(), 2));
+      }
+  if (norms.empty()) return 0;
+  const double norm = at::linalg_vector_norm(at::stack(norms), 2).item<double>();
+  // torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm that it divides by.
+  const double factor = config_.clip_norm / (norm + 1e-6);
+  if (config_.clip_norm > 0 && factor < 1)
+    for (at::Tensor& gradient : gradients) gradient.mul_(factor);
+  return norm;
+}
+
+void Optimizer::step(double learning_rate) {
+  at::NoGradGuard no_grad;
+  for (Group& group : groups_) {
+    if (group.parameters.empty()) continue;
+    std::vector<at::Tensor> gradients;
+    for (at::Tensor& parameter : group.parameters)
+      gradients.push_back(parameter.grad().defined() ? parameter.grad()
+                                                     : at::zeros_like(parameter));
+    for (at::Tensor& count : group.steps) count.add_(1);  // the kernels expect the new count
+    switch (config_.type) {
+      case OptimizerType::adamw:
+        at::_fused_adamw_(group.parameters, gradients, group.first, group.second, {}, group.steps,
+                          learning_rate, config_.betas[0], config_.betas[1], group.weight_decay,
+                          config_.eps, /*amsgrad=*/false, /*maximize=*/false);
+        break;
+      case OptimizerType::adam:
+        at::_fused_adam_(group.parameters, gradients, group.first, group.second, {}, group.steps,
+                         learning_rate, config_.betas[0], config_.betas[1], group.weight_decay,
+                         config_.eps, /*amsgrad=*/false, /*maximize=*/false);
+        break;
+      case OptimizerType::sgd:
+        // A zero buffer gives the same first step as torch's copy of the gradient: m * 0 + g = g.
+        at::_fused_sgd_(group.parameters, gradients, group.first, group.weight_decay,
+                        config_.momentum, learning_rate, /*dampening=*/0, /*nesterov=*/false,
+                        /*maximize=*/false, /*is_first_step=*/false);
+        break;
+    }
+  }
+}
+
+TensorMap Optimizer::state() const {
+  TensorMap map;
+  for (const Group& group : groups_)
+    for (size_t i = 0; i < group.names.size(); ++i) {
+      map.tensors["first." + group.names[i]] = group.first[i];
+      if (group.second.empty()) continue;
+      map.tensors["second." + group.names[i]] = group.second[i];
+      map.tensors["steps." + group.names[i]] = group.steps[i];
+    }
+  return map;
+}
+
+void Optimizer::load_state(const TensorMap& state) {
+  at::NoGradGuard no_grad;
+  auto load = [&](const std::string& name, at::Tensor& into) {
+    auto found = state.tensors.find(name);
+    if (found == state.tensors.end() || found->second.sizes() != into.sizes())
+      throw Error("checkpoint: optimizer state " + name + " is missing or of another shape");
+    into.copy_(found->second);
+  };
+  for (Group& group : groups_)
+    for (size_t i = 0; i < group.names.size(); ++i) {
+      load("first." + group.names[i], group.first[i]);
+      if (group.second.empty()) continue;
+      load("second." + group.names[i], group.second[i]);
+      load("steps." + group.names[i], group.steps[i]);
+    }
+}
+
+}  // namespace convpass

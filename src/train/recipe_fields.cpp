@@ -1,0 +1,80 @@
+#include "convpass/core/fields.h"
+#include "convpass/train/recipe.h"
+
+namespace convpass {
+
+void fields(FieldVisitor& visitor, AboutConfig& config) {
+  visitor.field("source", config.source, "paper, table or script that the recipe follows");
+  visitor.field("command", config.command, "how it is run");
+  visitor.field("expected", config.expected, "what the source reports");
+  visitor.field("measured", config.measured, "what we have measured, with machine and seed");
+}
+
+void fields(FieldVisitor& visitor, BackboneConfig& config) {
+  visitor.field(
+      "weights", config.weights,
+      "checkpoint file (safetensors, npz, PyTorch); empty: random weights, for `bench` alone");
+  visitor.field("variant", config.variant,
+                "architecture such as \"vit_base_patch16\"; \"auto\" reads it off the weights");
+  visitor.list_or_word("image_size", config.image_size, "auto",
+                       "pixels: height and width, or one number for a square; \"auto\": the "
+                       "checkpoint's own. A multiple of the patch size",
+                       at_least(1));
+  visitor.choice(
+      "pool", config.pool, {"auto", "cls", "mean"},
+      "feature of an image: the class token or the mean of the patch tokens; \"auto\": the "
+      "checkpoint's own");
+  visitor.field("drop_path", config.drop_path,
+                "rate of stochastic depth in the last block, rising linearly from 0 in the first",
+                between(0, 1));
+  visitor.field("trainable", config.trainable,
+                "train every weight of the backbone (full fine-tuning)");
+}
+
+void fields(FieldVisitor& visitor, LossConfig& config) {
+  visitor.field("label_smoothing", config.label_smoothing,
+                "share of the target spread evenly over all classes", between(0, 1));
+}
+
+void fields(FieldVisitor& visitor, TrainConfig& config) {
+  visitor.field("epochs", config.epochs, "passes over the training set", at_least(1));
+  visitor.field("steps", config.steps,
+                "length of the run in steps, in place of epochs; 0: epochs count", at_least(0));
+  visitor.field("batch_size", config.batch_size, "images a forward pass", at_least(1));
+  visitor.field("accumulate", config.accumulate, "batches whose gradients make one step",
+                at_least(1));
+  visitor.field("seed", config.seed,
+                "of shuffling, augmentation, dropout and the initial trainable weights",
+                at_least(0));
+  visitor.choice("device", config.device, {"auto", "cpu", "cuda"},
+                 "\"auto\": the first CUDA device, else the CPU");
+  visitor.choice("precision", config.precision, {"f32", "bf16"},
+                 "of the frozen backbone; trainable weights and the optimiser are always float32");
+  visitor.field("workers", config.workers,
+                "threads that decode and augment; 0: one per two cores, at least one",
+                between(0, 1024));
+  visitor.field("eval_every", config.eval_every, "epochs between evaluations on data.val",
+                at_least(1));
+  visitor.field("save_every", config.save_every, "steps between checkpoints; 0: once an epoch",
+                at_least(0));
+}
+
+void fields(FieldVisitor& visitor, Recipe& recipe) {
+  visitor.part("about", recipe.about, "what the recipe reproduces; for readers, never acted on");
+  visitor.part("backbone", recipe.backbone, "the pre-trained network");
+  visitor.part("adapter", recipe.adapter, "what trains beside the frozen backbone");
+  visitor.part("head", recipe.head, "the classifier on the backbone's feature");
+  visitor.part("data", recipe.data, "training, validation and test images");
+  visitor.part("input", recipe.input, "from a decoded image to the network's input");
+  visitor.part("augment", recipe.augment, "random changes of training images");
+  visitor.part("loss", recipe.loss, "what is minimised");
+  visitor.part("optimizer", recipe.optimizer, "how trainable weights are moved");
+  visitor.part("schedule", recipe.schedule, "the learning rate over the run");
+  visitor.part("train", recipe.train, "length, batch, seed, device and precision");
+  visitor.choice(
+      "select", recipe.select, {"last", "best_val"},
+      "which weights are the result: the last epoch's, or the best epoch's on data.val; the "
+      "test split never chooses");
+}
+
+}  // namespace convpass

@@ -1,0 +1,193 @@
+#include <algorithm>
+#include <set>
+
+#include "convpass/core/error.h"
+#include "convpass/core/json.h"
+#include "convpass/train/recipe.h"
+
+namespace convpass {
+namespace {
+
+/// Throws for one recipe, so that each check below is a line or two.
+class Checker {
+ public:
+  explicit Checker(const Recipe& recipe) : recipe_(recipe) {}
+
+  void require(bool holds, const std::string& pointer, const std::string& what) const {
+    if (!holds) throw RecipeError(recipe_.file, pointer, what);
+  }
+  void length(const std::string& pointer, size_t got, std::initializer_list<size_t> allowed,
+              const std::string& wanted) const {
+    require(std::find(allowed.begin(), allowed.end(), got) != allowed.end(), pointer,
+            "wrong length, got a list of " + std::to_string(got) + ", wanted " + wanted);
+  }
+  /// Two numbers, the first not above the second.
+  void range(const std::string& pointer, const std::vector<double>& list) const {
+    length(pointer, list.size(), {2}, "two numbers, smallest and largest");
+    require(list[0] > 0 && list[0] <= list[1], pointer,
+            "wrong order, got [" + number(list[0]) + ", " + number(list[1]) +
+                "], wanted 0 < smallest <= largest");
+  }
+  static std::string number(double value) {
+    std::ostringstream out;
+    out << value;
+    return out.str();
+  }
+
+ private:
+  const Recipe& recipe_;
+};
+
+void check_backbone(const Checker& check, const Recipe& recipe, bool needs_weights) {
+  const BackboneConfig& backbone = recipe.backbone;
+  check.length("/backbone/image_size", backbone.image_size.size(), {0, 1, 2},
+               "height and width, or one number");
+  check.require(!needs_weights || !backbone.weights.empty(), "/backbone/weights",
+                "missing, wanted a checkpoint file");
+  check.require(!backbone.weights.empty() || backbone.variant != "auto", "/backbone/variant",
+                "got \"auto\" without weights, wanted backbone.weights or a variant such as "
+                "\"vit_base_patch16\"");
+  check.require(!backbone.trainable || recipe.train.precision == Precision::f32, "/train/precision",
+                "got \"bf16\" with backbone.trainable, wanted \"f32\": trainable weights stay in "
+                "float32");
+}
+
+void check_adapter(const Checker& check, const Recipe& recipe) {
+  const auto* convpass = std::get_if<ConvpassConfig>(&recipe.adapter);
+  if (!convpass) return;
+  const std::vector<std::string> known{"attn", "mlp"};
+  std::set<std::string> sites;
+  check.require(!convpass->sites.empty(), "/adapter/sites",
+                "got an empty list, wanted \"attn\", \"mlp\" or both");
+  for (size_t i = 0; i < convpass->sites.size(); ++i) {
+    const std::string& site = convpass->sites[i];
+    std::string at = "/adapter/sites/" + std::to_string(i);
+    check.require(std::find(known.begin(), known.end(), site) != known.end(), at,
+                  "unknown site, got " + json_quote(site) + ", wanted \"attn\" or \"mlp\"" +
+                      did_you_mean(site, known));
+    check.require(sites.insert(site).second, at, "the site stands twice, got " + json_quote(site));
+  }
+  std::set<int64_t> blocks;
+  for (size_t i = 0; i < convpass->blocks.size(); ++i) {
+    check.require(blocks.insert(convpass->blocks[i]).second, "/adapter/blocks/" + std::to_string(i),
+                  "the block stands twice, got " + std::to_string(convpass->blocks[i]));
+  }
+}
+
+void check_input(const Checker& check, const Recipe& recipe) {
+  const InputConfig& input = recipe.input;
+  check.length("/input/mean", input.mean.size(), {0, 3}, "one number for each of red, green, blue");
+  check.length("/input/std", input.std.size(), {0, 3}, "one number for each of red, green, blue");
+  check.require(input.mean.empty() == input.std.empty(),
+                input.mean.empty() ? "/input/mean" : "/input/std",
+                "missing, wanted mean and std or neither");
+  for (size_t i = 0; i < input.std.size(); ++i) {
+    check.require(
+        input.std[i] > 0, "/input/std/" + std::to_string(i),
+        "out of range, got " + Checker::number(input.std[i]) + ", wanted a number above 0");
+  }
+  if (recipe.augment.crop == CropMode::random_resized) {
+    check.range("/augment/crop_area", recipe.augment.crop_area);
+    check.require(recipe.augment.crop_area[1] <= 1, "/augment/crop_area/1",
+                  "out of range, got " + Checker::number(recipe.augment.crop_area[1]) +
+                      ", wanted a fraction of at most 1");
+    check.range("/augment/crop_ratio", recipe.augment.crop_ratio);
+  }
+}
+
+void check_schedule(const Checker& check, const Recipe& recipe) {
+  const OptimizerConfig& optimizer = recipe.optimizer;
+  check.length("/optimizer/betas", optimizer.betas.size(), {2}, "two numbers");
+  for (size_t i = 0; i < 2; ++i) {
+    check.require(optimizer.betas[i] >= 0 && optimizer.betas[i] < 1,
+                  "/optimizer/betas/" + std::to_string(i),
+                  "out of range, got " + Checker::number(optimizer.betas[i]) +
+                      ", wanted at least 0 and below 1");
+  }
+  const ScheduleConfig& schedule = recipe.schedule;
+  for (size_t i = 1; i < schedule.milestones.size(); ++i) {
+    check.require(schedule.milestones[i - 1] < schedule.milestones[i],
+                  "/schedule/milestones/" + std::to_string(i),
+                  "wrong order, got " + Checker::number(schedule.milestones[i]) + " after " +
+                      Checker::number(schedule.milestones[i - 1]) + ", wanted ascending numbers");
+  }
+  check.require(schedule.type != ScheduleType::steps || !schedule.milestones.empty(),
+                "/schedule/milestones", "missing, wanted at least one for the type \"steps\"");
+  check.require(schedule.total == 0 || schedule.warmup < schedule.total, "/schedule/total",
+                "got " + Checker::number(schedule.total) + ", wanted more than the warm-up of " +
+                    Checker::number(schedule.warmup));
+  const TrainConfig& train = recipe.train;
+  bool by_epoch = schedule.unit == ScheduleUnit::epoch;
+  // The other two cases need the number of images.
+  if (by_epoch == (train.steps == 0)) {
+    auto length = static_cast<double>(by_epoch ? train.epochs : train.steps);
+    check.require(schedule.warmup + schedule.cooldown <= length, "/schedule/warmup",
+                  "got " + Checker::number(schedule.warmup) + " and a cooldown of " +
+                      Checker::number(schedule.cooldown) + ", wanted together at most the run's " +
+                      Checker::number(length) + (by_epoch ? " epochs" : " steps"));
+  }
+}
+
+/// The same files, whatever part of them is kept.
+bool same_source(const DatasetConfig& a, const DatasetConfig& b) {
+  DatasetConfig left{.source = a.source}, right{.source = b.source};
+  return write_json_fields(left) == write_json_fields(right);
+}
+
+void check_path(const Checker& check, const std::string& pointer, const std::filesystem::path& path,
+                const std::string& wanted) {
+  check.require(!path.empty(), pointer, "missing, wanted " + wanted);
+}
+
+struct SourceChecker {
+  const Checker& check;
+  std::string at;
+
+  void operator()(const FolderSource& source) const {
+    check_path(check, at + "/path", source.path, "a folder that holds one folder for each class");
+  }
+  void operator()(const ListSource& source) const {
+    check_path(check, at + "/path", source.path, "a text file of `path label` lines");
+  }
+  void operator()(const IdxSource& source) const {
+    check_path(check, at + "/images", source.images, "an idx file of images");
+    check_path(check, at + "/labels", source.labels, "an idx file of labels");
+  }
+  void operator()(const CifarSource& source) const {
+    check_path(check, at + "/path", source.path, "the folder of the binary files");
+  }
+  void operator()(const NpzSource& source) const {
+    check_path(check, at + "/path", source.path, "an npz file");
+  }
+};
+
+void check_data(const Checker& check, const Recipe& recipe, bool needs_data) {
+  const DataConfig& data = recipe.data;
+  check.require(!needs_data || data.train, "/data/train", "missing, wanted the training images");
+  if (data.train) std::visit(SourceChecker{check, "/data/train"}, data.train->source);
+  if (data.val) std::visit(SourceChecker{check, "/data/val"}, data.val->source);
+  if (data.test) std::visit(SourceChecker{check, "/data/test"}, data.test->source);
+  if (recipe.select != SelectRule::best_val) return;
+  check.require(data.val.has_value(), "/select",
+                "got \"best_val\" without data.val, wanted validation images or \"last\"");
+  if (!data.test) return;
+  check.require(
+      !same_source(*data.test, *data.val), "/data/val",
+      "got the images of data.test with select \"best_val\", wanted others: the test split "
+      "never chooses");
+  check.require(!data.train || !same_source(*data.test, *data.train), "/data/test",
+                "got the images of data.train with select \"best_val\", wanted others");
+}
+
+}  // namespace
+
+void validate(const Recipe& recipe, bool needs_data) {
+  Checker check(recipe);
+  check_backbone(check, recipe, needs_data);
+  check_adapter(check, recipe);
+  check_data(check, recipe, needs_data);
+  check_input(check, recipe);
+  check_schedule(check, recipe);
+}
+
+}  // namespace convpass

@@ -1,0 +1,302 @@
+#include "convpass/train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "convpass/core/error.h"
+#include "convpass/core/rng.h"
+#include "convpass/train/build.h"
+#include "convpass/train/evaluate.h"
+#include "convpass/train/progress.h"
+#include "convpass/train/run_dir.h"
+#include "src/train/splits.h"
+#include "src/train/training_inputs.h"
+
+namespace convpass {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// The best epoch on `val` so far.
+struct Best {
+  double top1 = -1;
+  int64_t epoch = 0;
+  TensorMap weights;  ///< only where the recipe selects by it
+};
+
+/// One run: the loop, the optimiser and the step count. Everything that resuming needs is in
+/// state().
+class Trainer {
+ public:
+  Trainer(const Recipe& recipe, RunDir& run)
+      : recipe_(recipe),
+        run_(run),
+        splits_(open_splits(recipe)),
+        model_(build_model(recipe, static_cast<int64_t>(splits_.train->classes().size()))),
+        input_(resolve_input(recipe.input, model_)),
+        training_view_(input_, recipe.augment),
+        evaluation_view_(input_, AugmentConfig{}),
+        optimizer_(recipe.optimizer, model_.trainable()),
+        inputs_(model_, *splits_.train, training_view_, input_options()) {
+    steps_per_epoch_ = std::max<int64_t>(1, inputs_.steps_per_epoch() / recipe.train.accumulate);
+    total_steps_ =
+        recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+  }
+
+  TrainOutcome run() {
+    const Clock::time_point start = Clock::now();
+    if (run_.has_checkpoint()) {
+      load_state(run_.load_checkpoint());
+      run_.cut_log(step_);
+      say("resuming at step " + std::to_string(step_) + " of " + std::to_string(total_steps_));
+    }
+    say(model_.backbone->describe() + ": " + std::to_string(model_.trainable_parameters()) +
+        " of " + std::to_string(model_.total_parameters()) + " parameters train, " +
+        std::to_string(splits_.train->size()) + " images, " + std::to_string(total_steps_) +
+        " steps");
+    if (!train_steps()) return {};
+    return finish(start);
+  }
+
+ private:
+  TrainingInputs::Options input_options() const {
+    TrainingInputs::Options options;
+    options.stream = {.batch_size = recipe_.train.batch_size,
+                      .seed = static_cast<uint64_t>(recipe_.train.seed),
+                      .workers = worker_count(recipe_.train),
+                      .cache_bytes = recipe_.data.cache_mb << 20};
+    options.features_once =
+        !model_.adapter && !model_.backbone_trainable && !training_view_.random();
+    return options;
+  }
+
+  /// False when a signal stopped it; the state is saved then.
+  bool train_steps() {
+    inputs_.seek(step_ * recipe_.train.accumulate);
+    Progress progress("training", total_steps_, "step");
+    Clock::time_point saved = Clock::now();
+    while (step_ < total_steps_) {
+      if (stop_requested()) {
+        run_.save_checkpoint(state());
+        progress.finish();
+        return false;
+      }
+      const Clock::time_point start = Clock::now();
+      const double loss = train_step();
+      train_seconds_ += seconds_since(start);
+      epoch_loss_ += loss;
+      ++step_;
+      char note[80];
+      std::snprintf(note, sizeof note, "loss %.4f  lr %.2e", loss, rate());
+      progress.update(step_, note);
+
+      const bool epoch_ends = step_ % steps_per_epoch_ == 0 || step_ == total_steps_;
+      if (epoch_ends) end_epoch();
+      const bool due = recipe_.train.save_every > 0 ? step_ % recipe_.train.save_every == 0
+                                                    : epoch_ends && seconds_since(saved) > 5;
+      if (due || step_ == total_steps_) {
+        run_.save_checkpoint(state());
+        saved = Clock::now();
+      }
+    }
+    progress.finish();
+    return true;
+  }
+
+  /// batch -> student -> loss -> backward -> clip -> optimiser, at the rate of this step.
+  double train_step() {
+    optimizer_.zero_grad();
+    const int64_t accumulate = recipe_.train.accumulate;
+    double mean_loss = 0;
+    for (int64_t micro = 0; micro < accumulate; ++micro) {
+      const auto seed = static_cast<uint64_t>(recipe_.train.seed);
+      const Pass pass{seeded_generator(random_key(seed, static_cast<uint64_t>(step_),
+                                                  static_cast<uint64_t>(micro), Purpose::model))};
+      auto [logits, labels] = inputs_.next(pass);
+      at::Tensor loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100,
+                                               recipe_.loss.label_smoothing);
+      mean_loss += loss.item<double>() / static_cast<double>(accumulate);
+      (accumulate == 1 ? loss : loss / accumulate).backward();
+      images_trained_ += labels.size(0);
+    }
+    const double norm = optimizer_.clip();
+    if (!std::isfinite(mean_loss) || !std::isfinite(norm))
+      throw Error(
+          "training: step " + std::to_string(step_ + 1) + " of " + std::to_string(total_steps_) +
+          ": got loss " + std::to_string(mean_loss) + ", gradient norm " + std::to_string(norm) +
+          ", wanted finite numbers (lower optimizer.lr or set optimizer.clip_norm); the last "
+          "checkpoint in " +
+          run_.folder().string() + " is kept");
+    optimizer_.step(rate());
+    return mean_loss;
+  }
+
+  double rate() const {
+    return learning_rate(recipe_.schedule, recipe_.optimizer.lr, step_, steps_per_epoch_,
+                         total_steps_);
+  }
+
+  void end_epoch() {
+    const int64_t epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
+    const int64_t steps = (step_ - 1) % steps_per_epoch_ + 1;
+    Json line{{"step", step_},
+              {"epoch", epoch},
+              {"lr", learning_rate(recipe_.schedule, recipe_.optimizer.lr, step_ - 1,
+                                   steps_per_epoch_, total_steps_)},
+              {"train_loss", epoch_loss_ / static_cast<double>(steps)},
+              {"images_per_second", images_per_second()}};
+    epoch_loss_ = 0;
+    const bool evaluates = epoch % recipe_.train.eval_every == 0 || step_ == total_steps_;
+    if (splits_.val && evaluates) {
+      last_val_ = evaluate_split(*splits_.val, "val");
+      if (stop_requested()) return;  // an evaluation that was cut short says nothing
+      line["val"] = Json::parse(metrics_json(last_val_));
+      if (last_val_.top1 > best_.top1) {
+        best_.top1 = last_val_.top1;
+        best_.epoch = epoch;
+        if (recipe_.select == SelectRule::best_val) best_.weights = trainable_weights();
+      }
+      char text[80];
+      std::snprintf(text, sizeof text, "epoch %lld: val top-1 %.2f %%",
+                    static_cast<long long>(epoch), 100 * last_val_.top1);
+      say(text);
+    }
+    run_.log(line.dump());
+  }
+
+  Metrics evaluate_split(const Dataset& dataset, const std::string& name) const {
+    return evaluate(model_, dataset, evaluation_view_,
+                    {.batch_size = recipe_.train.batch_size,
+                     .workers = worker_count(recipe_.train),
+                     .what = name});
+  }
+
+  /// Writes the adapter, then evaluates it once on `test`, then writes the result.
+  TrainOutcome finish(Clock::time_point start) {
+    const bool take_best = recipe_.select == SelectRule::best_val && best_.epoch > 0;
+    if (take_best) load_trainable(best_.weights);
+    save_adapter(run_.adapter(),
+                 adapter_file_of(recipe_, model_, input_, splits_.train->classes()));
+    Json last = nullptr;
+    if (splits_.test) {
+      const Metrics metrics = evaluate_split(*splits_.test, "test");
+      if (stop_requested()) return {};
+      last = Json::parse(metrics_json(metrics));
+      last["split"] = "test";
+    } else if (splits_.val) {
+      last = Json::parse(metrics_json(
+          take_best || last_val_.images == 0 ? evaluate_split(*splits_.val, "val") : last_val_));
+      if (stop_requested()) return {};
+      last["split"] = "val";
+    }
+    Json best = nullptr;
+    if (best_.epoch > 0)
+      best = Json{{"top1", best_.top1}, {"epoch", best_.epoch}, {"split", "val"}};
+    const Json result{
+        {"run", run_.folder().string()},
+        {"trainable_parameters", model_.trainable_parameters()},
+        {"total_parameters", model_.total_parameters()},
+        {"epochs", recipe_.train.steps > 0
+                       ? static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_)
+                       : static_cast<double>(recipe_.train.epochs)},
+        {"selected", take_best ? "best_val" : "last"},
+        {"last", last},
+        {"best", best},
+        {"adapter_bytes", std::filesystem::file_size(run_.adapter())},
+        {"images_per_second", images_per_second()},
+        {"wall_seconds", seconds_since(start)}};
+    run_.save_result(result.dump());
+    return {true, result.dump()};
+  }
+
+  double images_per_second() const {
+    return train_seconds_ > 0 ? static_cast<double>(images_trained_) / train_seconds_ : 0.0;
+  }
+
+  TensorMap trainable_weights() const {
+    TensorMap map;
+    for (const auto& [name, tensor] : model_.trainable())
+      map.tensors[name] = tensor.detach().cpu().clone();
+    return map;
+  }
+
+  void load_trainable(const TensorMap& weights) {
+    at::NoGradGuard no_grad;
+    for (const auto& [name, tensor] : model_.trainable()) {
+      auto found = weights.tensors.find(name);
+      if (found == weights.tensors.end() || found->second.sizes() != tensor.sizes())
+        throw Error("checkpoint: tensor " + name + " is missing or of another shape");
+      tensor.copy_(found->second);
+    }
+  }
+
+  /// Steps, weights, optimiser, best epoch and running loss; nothing of the data, whose order is a
+  /// pure function of the step.
+  TensorMap state() const {
+    TensorMap map;
+    auto add = [&](const std::string& part, const TensorMap& tensors) {
+      for (const auto& [name, tensor] : tensors.tensors) map.tensors[part + "/" + name] = tensor;
+    };
+    add("model", trainable_weights());
+    add("optimizer", optimizer_.state());
+    add("best", best_.weights);
+    map.tensors["progress"] = at::tensor(
+        {static_cast<double>(step_), epoch_loss_, best_.top1, static_cast<double>(best_.epoch)},
+        at::kDouble);
+    return map;
+  }
+
+  void load_state(const TensorMap& map) {
+    auto part = [&](const std::string& name) {
+      TensorMap tensors;
+      for (const auto& [key, tensor] : map.tensors)
+        if (key.rfind(name + "/", 0) == 0) tensors.tensors[key.substr(name.size() + 1)] = tensor;
+      return tensors;
+    };
+    if (!map.has("progress") || map.at("progress").numel() != 4)
+      throw Error("checkpoint: got no progress of a run, wanted a checkpoint.pt of convpass train");
+    load_trainable(part("model"));
+    optimizer_.load_state(part("optimizer"));
+    best_.weights = part("best");
+    const at::Tensor progress = map.at("progress").to(at::kDouble);
+    step_ = static_cast<int64_t>(progress[0].item<double>());
+    epoch_loss_ = progress[1].item<double>();
+    best_.top1 = progress[2].item<double>();
+    best_.epoch = static_cast<int64_t>(progress[3].item<double>());
+  }
+
+  const Recipe& recipe_;
+  RunDir& run_;
+  Splits splits_;
+  TunedModel model_;
+  InputConfig input_;
+  ImagePipeline training_view_, evaluation_view_;
+  Optimizer optimizer_;
+  TrainingInputs inputs_;
+  int64_t steps_per_epoch_ = 1, total_steps_ = 0;
+  int64_t step_ = 0;  ///< optimiser steps done
+  double epoch_loss_ = 0;
+  Best best_;
+  Metrics last_val_;
+  int64_t images_trained_ = 0;
+  double train_seconds_ = 0;
+};
+
+}  // namespace
+
+TrainOutcome train(const Recipe& recipe, const std::filesystem::path& out, bool resume) {
+  validate(recipe, /*needs_data=*/true);
+  RunDir run(out, recipe, resume);
+  if (std::string done = run.result(); !done.empty()) return {true, done};
+  return Trainer(recipe, run).run();
+}
+
+}  // namespace convpass

@@ -1,0 +1,68 @@
+#include "src/train/training_inputs.h"
+
+#include <ATen/ATen.h>
+
+#include "convpass/train/progress.h"
+
+namespace convpass {
+
+TrainingInputs::TrainingInputs(const TunedModel& model, const Dataset& dataset,
+                               const ImagePipeline& pipeline, const Options& options)
+    : model_(model), dataset_(dataset), pipeline_(pipeline), options_(options.stream) {
+  if (options.features_once)
+    compute_features();
+  else
+    stream_.emplace(dataset, pipeline, options.stream);
+}
+
+int64_t TrainingInputs::steps_per_epoch() const {
+  return stream_ ? stream_->steps_per_epoch()
+                 : training_steps_per_epoch(features_.size(0), options_.batch_size);
+}
+
+void TrainingInputs::seek(int64_t step) {
+  step_ = step;
+  if (stream_) stream_->seek(step);
+}
+
+std::pair<at::Tensor, at::Tensor> TrainingInputs::next(const Pass& pass) {
+  if (stream_) {
+    Batch batch;
+    stream_->next(batch);
+    return {model_.logits(batch.images.to(model_.device()), pass),
+            batch.labels.to(model_.device())};
+  }
+  const int64_t per_epoch = steps_per_epoch();
+  const int64_t epoch = step_ / per_epoch, within = step_ % per_epoch;
+  if (epoch != order_epoch_) {
+    order_ = epoch_order(options_.seed, epoch, features_.size(0));
+    order_epoch_ = epoch;
+  }
+  const int64_t size = std::min<int64_t>(options_.batch_size, features_.size(0));
+  at::Tensor rows =
+      at::from_blob(order_.data() + within * size, {size}, at::kLong).to(features_.device());
+  ++step_;
+  return {model_.head.forward(features_.index_select(0, rows)), labels_.index_select(0, rows)};
+}
+
+void TrainingInputs::compute_features() {
+  at::NoGradGuard no_grad;
+  StreamOptions once = options_;
+  once.training = false;
+  once.cache_bytes = 0;
+  BatchStream stream(dataset_, pipeline_, once);
+  Progress progress("features", dataset_.size(), "image");
+  std::vector<at::Tensor> features, labels;
+  int64_t done = 0;
+  for (Batch batch; !stop_requested() && stream.next(batch);) {
+    features.push_back(
+        model_.backbone->forward(batch.images.to(model_.device()), nullptr, Pass{}).to(at::kFloat));
+    labels.push_back(batch.labels.to(model_.device()));
+    progress.update(done += batch.labels.size(0));
+  }
+  progress.finish();
+  features_ = at::cat(features);
+  labels_ = at::cat(labels);
+}
+
+}  // namespace convpass

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "convpass/adapters/tuned_model.h"
+#include "convpass/data/batch_stream.h"
+
+namespace convpass {
+
+/// What a training step is fed: image batches, or, where a frozen backbone without adapter sees the
+/// same views again and again (a linear probe without augmentation), features that were computed
+/// once.
+class TrainingInputs {
+ public:
+  struct Options {
+    StreamOptions stream;
+    bool features_once = false;
+  };
+  /// All must outlive this object.
+  TrainingInputs(const TunedModel& model, const Dataset& dataset, const ImagePipeline& pipeline,
+                 const Options& options);
+
+  int64_t steps_per_epoch() const;
+  void seek(int64_t step);
+  /// Logits of the next batch, with a graph, and its labels, on the model's device.
+  std::pair<at::Tensor, at::Tensor> next(const Pass& pass);
+  int64_t features_computed() const { return features_.defined() ? features_.size(0) : 0; }
+
+ private:
+  void compute_features();
+
+  const TunedModel& model_;
+  const Dataset& dataset_;
+  const ImagePipeline& pipeline_;
+  StreamOptions options_;
+  std::optional<BatchStream> stream_;  // absent when features are computed once
+  at::Tensor features_, labels_;       // [images, D] float32, [images]
+  std::vector<int64_t> order_;
+  int64_t step_ = 0, order_epoch_ = -1;
+};
+
+}  // namespace convpass

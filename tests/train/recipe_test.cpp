@@ -1,0 +1,376 @@
+#include "convpass/train/recipe.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "convpass/core/error.h"
+
+namespace convpass {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of recipe files that goes when the test ends.
+class RecipeFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::temp_directory_path() /
+              ("convpass-recipe-" + std::to_string(getpid()) + "-" + test->name());
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path write(const std::string& name, const std::string& text) const {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name) << text;
+    return folder_ / name;
+  }
+  /// The message without the folder.
+  std::string error_of(const fs::path& file, const std::vector<std::string>& sets = {},
+                       bool needs_data = false) const {
+    try {
+      validate(load_recipe(file, sets), needs_data);
+    } catch (const Error& error) {
+      std::string text = error.what();
+      for (size_t at; (at = text.find(folder_.string() + "/")) != std::string::npos;) {
+        text.erase(at, folder_.string().size() + 1);
+      }
+      return text;
+    }
+    return "no error";
+  }
+
+  fs::path folder_;
+};
+
+fs::path recipes() { return fs::path(CONVPASS_SOURCE) / "recipes"; }
+
+std::vector<fs::path> shipped_recipes() {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(recipes())) {
+    if (entry.path().extension() == ".json" && entry.path().filename() != "schema.json") {
+      files.push_back(entry.path());
+    }
+  }
+  return files;
+}
+
+std::string text_of(const fs::path& file) {
+  std::ifstream in(file);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+TEST(ShippedRecipes, ParseResolveAndAreValid) {
+  EXPECT_GE(shipped_recipes().size(), 6u);
+  for (const fs::path& file : shipped_recipes()) {
+    EXPECT_NO_THROW(validate(load_recipe(file), /*needs_data=*/false)) << file;
+  }
+}
+
+TEST_F(RecipeFiles, AreReadBackFromTheirResolvedText) {
+  for (const fs::path& file : shipped_recipes()) {
+    Recipe recipe = load_recipe(file);
+    fs::path written = write("resolved.json", recipe_json(recipe));
+    EXPECT_EQ(recipe_json(load_recipe(written)), recipe_json(recipe)) << file;
+    EXPECT_EQ(recipe_hash(load_recipe(written)), recipe_hash(recipe)) << file;
+  }
+}
+
+TEST(ShippedRecipes, SchemaIsCurrent) {
+  EXPECT_TRUE(text_of(recipes() / "schema.json") == recipe_schema())
+      << "write it anew: convpass help schema > recipes/schema.json";
+}
+
+TEST(ShippedRecipes, VtabIsTheOfficialProtocol) {
+  Recipe recipe = load_recipe(recipes() / "vtab1k/base.json");
+  EXPECT_EQ(recipe.train.epochs, 100);
+  EXPECT_EQ(recipe.train.batch_size, 64);
+  EXPECT_EQ(recipe.train.seed, 42);
+  // The rates that the official loop runs at, 15 steps an epoch (spec: convpass.md).
+  auto rate = [&](int64_t epoch) {
+    return learning_rate(recipe.schedule, recipe.optimizer.lr, epoch * 15, 15, 1500);
+  };
+  EXPECT_DOUBLE_EQ(rate(0), 1e-6);
+  EXPECT_DOUBLE_EQ(rate(1), 1e-6);
+  EXPECT_NEAR(rate(11), 9.758e-4, 1e-7);
+  EXPECT_LT(rate(99), 1.1e-5);
+}
+
+TEST(ShippedRecipes, DemoSharesAllButTheMethod) {
+  Recipe probe = load_recipe(recipes() / "demo/linear_probe.json");
+  Recipe convpass = load_recipe(recipes() / "demo/convpass.json");
+  EXPECT_TRUE(std::holds_alternative<NoAdapter>(probe.adapter));
+  EXPECT_EQ(std::get<ConvpassConfig>(convpass.adapter).conv_init, ConvInit::xavier);
+  probe.adapter = convpass.adapter;
+  EXPECT_EQ(recipe_hash(probe), recipe_hash(convpass));
+}
+
+TEST_F(RecipeFiles, ResolvePathsAgainstTheFileThatNamesThem) {
+  write("base/b.json", R"({"backbone": {"weights": "w.npz"},
+                           "data": {"train": {"path": "train"}, "test": {"path": "test"}}})");
+  fs::path child =
+      write("child/c.json", R"({"extends": "../base/b.json", "data": {"test": {"path": "mine"}}})");
+  Recipe recipe = load_recipe(child, {"data.val.path=val"});
+  EXPECT_EQ(recipe.backbone.weights, folder_ / "base/w.npz");
+  auto path = [](const std::optional<DatasetConfig>& config) {
+    return std::get<FolderSource>(config->source).path;
+  };
+  EXPECT_EQ(path(recipe.data.train), folder_ / "base/train");
+  EXPECT_EQ(path(recipe.data.test), folder_ / "child/mine");
+  EXPECT_EQ(path(recipe.data.val), fs::current_path() / "val");
+  EXPECT_EQ(recipe.file, child);
+}
+
+TEST_F(RecipeFiles, OverlayGrandparentsInOrder) {
+  write("a.json", R"({"train": {"epochs": 1, "batch_size": 2, "seed": 3}})");
+  write("b.json", R"({"extends": "a.json", "train": {"epochs": 10, "batch_size": 20}})");
+  fs::path c = write("c.json", R"({"extends": "b.json", "train": {"epochs": 100}})");
+  Recipe recipe = load_recipe(c, {"train.seed=7", "train.seed=8"});
+  EXPECT_EQ(recipe.train.epochs, 100);
+  EXPECT_EQ(recipe.train.batch_size, 20);
+  EXPECT_EQ(recipe.train.seed, 8);
+}
+
+TEST_F(RecipeFiles, NullUndoesWhatAParentSet) {
+  write("a.json", R"({"adapter": {"width": 16}, "data": {"val": {"path": "v"}}})");
+  fs::path b = write("b.json",
+                     R"({"extends": "a.json", "adapter": {"width": null}, "data": {"val": null}})");
+  EXPECT_EQ(std::get<ConvpassConfig>(load_recipe(b).adapter).width, 8);
+  EXPECT_FALSE(load_recipe(b).data.val.has_value());
+  EXPECT_EQ(
+      std::get<ConvpassConfig>(load_recipe(folder_ / "a.json", {"adapter.width=null"}).adapter)
+          .width,
+      8);
+}
+
+TEST_F(RecipeFiles, AnotherChoiceDropsTheKeysOfTheParentsChoice) {
+  fs::path a = write("a.json", R"({"adapter": {"type": "convpass", "width": 16},
+      "data": {"train": {"format": "idx", "images": "i", "labels": "l", "per_class": 5}}})");
+  Recipe recipe =
+      load_recipe(a, {"adapter.type=none", "data.train.format=folder", "data.train.path=p"});
+  EXPECT_TRUE(std::holds_alternative<NoAdapter>(recipe.adapter));
+  EXPECT_TRUE(std::holds_alternative<FolderSource>(recipe.data.train->source));
+  EXPECT_EQ(recipe.data.train->per_class, 5);
+}
+
+TEST_F(RecipeFiles, SetTakesJsonOrABareWord) {
+  fs::path file = write("r.json", "{}");
+  Recipe recipe =
+      load_recipe(file, {"adapter.sites=[\"mlp\"]", "optimizer.lr=5e-3", "train.device=cpu",
+                         "backbone.variant=vit_base_patch16", "backbone.trainable=true",
+                         "about.source=a=b c", "adapter.blocks=all"});
+  EXPECT_EQ(std::get<ConvpassConfig>(recipe.adapter).sites, std::vector<std::string>{"mlp"});
+  EXPECT_EQ(recipe.optimizer.lr, 5e-3);
+  EXPECT_EQ(recipe.train.device, DeviceChoice::cpu);
+  EXPECT_TRUE(recipe.backbone.trainable);
+  EXPECT_EQ(recipe.about.source, "a=b c");
+}
+
+TEST(Recipe, MalformedSetsAreUsageErrors) {
+  for (const char* set : {"", "train.epochs", "=3", ".=3", "train..epochs=3", "train.=3",
+                          "adapter.sites=[\"mlp\"", "train={\"epochs\":1,\"epochs\":2}"}) {
+    EXPECT_THROW(recipe_from_sets({set}), UsageError) << set;
+  }
+}
+
+TEST(Recipe, HashIgnoresWhatDoesNotChangeTheResult) {
+  std::string hash = recipe_hash(recipe_from_sets({}));
+  EXPECT_EQ(hash.size(), 16u);
+  for (const char* set :
+       {"about.measured=x", "train.device=cpu", "train.workers=3", "data.cache_mb=1"}) {
+    EXPECT_EQ(recipe_hash(recipe_from_sets({set})), hash) << set;
+  }
+  for (const char* set :
+       {"train.seed=1", "adapter.scale=0.1", "optimizer.lr=2e-3", "select=best_val"}) {
+    EXPECT_NE(recipe_hash(recipe_from_sets({set})), hash) << set;
+  }
+}
+
+TEST(Recipe, HelpCoversEveryPart) {
+  for (const char* part : {"", "about", "backbone", "adapter", "head", "data", "data.train",
+                           "input", "augment", "loss", "optimizer", "schedule", "train"}) {
+    EXPECT_GT(recipe_help(part).size(), 100u) << part;
+  }
+  try {
+    recipe_help("adaptor");
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean \"adapter\"?"), std::string::npos);
+  }
+}
+
+TEST_F(RecipeFiles, ThatCannotBeFollowedNameBothFiles) {
+  EXPECT_EQ(error_of(folder_ / "none.json"), "none.json: no such file, wanted a recipe (JSON)");
+  EXPECT_NE(error_of(folder_).find("not a file"), std::string::npos);
+  fs::path lost = write("lost.json", R"({"extends": "sub/none.json"})");
+  EXPECT_EQ(error_of(lost),
+            "lost.json: /extends: no such file, got \"sub/none.json\", wanted a recipe");
+  write("x.json", R"({"extends": "y.json"})");
+  fs::path y = write("y.json", R"({"extends": "x.json"})");
+  EXPECT_EQ(error_of(y),
+            "x.json: /extends: a recipe cannot extend itself, got y.json -> x.json -> y.json");
+  EXPECT_EQ(error_of(write("self.json", R"({"extends": "./self.json"})")),
+            "self.json: /extends: a recipe cannot extend itself, got self.json -> self.json");
+  EXPECT_EQ(error_of(write("list.json", R"({"extends": ["a.json"]})")),
+            "list.json: /extends: wrong type, got a list of 1, wanted the path of one recipe");
+  EXPECT_NE(error_of(write("dir.json", R"({"extends": "."})")).find("/extends: not a file"),
+            std::string::npos);
+  for (int i = 0; i < 40; ++i) {
+    write("chain" + std::to_string(i) + ".json",
+          "{\"extends\": \"chain" + std::to_string(i + 1) + ".json\"}");
+  }
+  EXPECT_NE(error_of(folder_ / "chain0.json").find("too many parents"), std::string::npos);
+}
+
+TEST_F(RecipeFiles, NameTheParentThatIsWrong) {
+  write("base.json", R"({"adapter": {"widht": 4}})");
+  fs::path child = write("child.json", R"({"extends": "base.json"})");
+  EXPECT_EQ(error_of(child).substr(0, 27), "base.json: /adapter/widht: ");
+}
+
+struct Wrong {
+  const char* text;       ///< of r.json
+  const char* error;      ///< how the message begins, behind "r.json: "
+  const char* near = "";  ///< the key or choice that is named as nearest
+};
+
+constexpr const char* kBackbone = R"("backbone": {"weights": "w.npz"})";
+
+TEST_F(RecipeFiles, NameThePointerAndTheNearestKey) {
+  const std::vector<Wrong> all{
+      {R"({"adaptor": {}})", "/adaptor: unknown key", "adapter"},
+      {R"({"extend": "x.json"})", "/extend: unknown key", "extends"},
+      {R"({"trian": {"epochs": 3}})", "/trian: unknown key", "train"},
+      {R"({"zebra": 1})", "/zebra: unknown key, got \"zebra\", wanted one of \"about\""},
+      {R"({"adapter": {"widht": 8}})", "/adapter/widht: unknown key", "width"},
+      {R"({"adapter": {"type": "convpas"}})", "/adapter/type: unknown choice", "convpass"},
+      {R"({"adapter": {"type": "none", "width": 8}})",
+       "/adapter/width: got a key of \"type\" \"convpass\""},
+      {R"({"adapter": {"width": 0}})", "/adapter/width: out of range, got 0"},
+      {R"({"adapter": {"width": 1e400}})", "/: not JSON: "},
+      {R"({"adapter": {"scale": "1"}})", "/adapter/scale: wrong type, got \"1\", wanted a number"},
+      {R"({"adapter": {"dropout": 1.5}})", "/adapter/dropout: out of range, got 1.5"},
+      {R"({"adapter": {"conv_init": "Xavier"}})", "/adapter/conv_init: unknown choice", "xavier"},
+      {R"({"adapter": []})", "/adapter: wrong type, got a list of 0, wanted an object"},
+      {R"({"backbone": {"weigths": "w"}})", "/backbone/weigths: unknown key", "weights"},
+      {R"({"backbone": {"image_size": -1}})", "/backbone/image_size: out of range, got -1"},
+      {R"({"backbone": {"trainable": "yes"}})", "/backbone/trainable: wrong type, got \"yes\""},
+      {R"({"data": {"trian": {}}})", "/data/trian: unknown key", "train"},
+      {R"({"data": {"train": {"format": "folders"}}})", "/data/train/format: unknown choice",
+       "folder"},
+      {R"({"data": {"train": {"format": "list", "images": "x"}}})",
+       "/data/train/images: got a key of \"format\""},
+      {R"({"data": {"train": {"path": 3}}})",
+       "/data/train/path: wrong type, got 3, wanted a string"},
+      {R"({"optimizer": {"type": "adamW"}})", "/optimizer/type: unknown choice", "adamw"},
+      {R"({"optimizer": {"lr": 0}})", "/optimizer/lr: out of range, got 0"},
+      {R"({"optimizer": {"learning_rate": 1}})", "/optimizer/learning_rate: unknown key"},
+      {R"({"schedule": {"warm_up": 3}})", "/schedule/warm_up: unknown key", "warmup"},
+      {R"({"train": {"epochs": 1.5}})",
+       "/train/epochs: wrong type, got 1.5, wanted a whole number"},
+      {R"({"train": {"epochs": 99999999999999999999}})", "/train/epochs: out of range"},
+      {R"({"train": {"epoch": 1}})", "/train/epoch: unknown key", "epochs"},
+      {R"({"train": {"precision": "fp32"}})", "/train/precision: unknown choice", "f32"},
+      {R"({"train": {"batch_size": null}})", "/train/batch_size: wrong type, got null"},
+      {R"({"select": "best"})", "/select: unknown choice", "best_val"},
+      {R"({"select": "best_test"})", "/select: unknown choice, got \"best_test\""},
+      {R"({"train": {}, "train": {}})", "/train: the key stands twice"},
+      {R"(["train"])", "/: wrong type, got a list of 1, wanted an object"},
+      {"{\"train\":\n {,}}", "/: not JSON: line 2, column 3: "},
+      {"", "/: not JSON: line 1, column 1: "},
+  };
+  for (const Wrong& wrong : all) {
+    std::string error = error_of(write("r.json", wrong.text));
+    EXPECT_TRUE(error.starts_with(std::string("r.json: ") + wrong.error)) << wrong.text << "\n"
+                                                                          << error;
+    std::string near = std::string("(did you mean \"") + wrong.near + "\"?)";
+    EXPECT_EQ(error.ends_with(near), *wrong.near != '\0') << wrong.text << "\n" << error;
+    EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+  }
+}
+
+TEST_F(RecipeFiles, ThatContradictThemselvesAreRefused) {
+  const std::vector<Wrong> all{
+      {R"({})", "/backbone/variant: got \"auto\" without weights"},
+      {R"({B, "backbone2": 1})", "/backbone2: unknown key", "backbone"},
+      {R"({"backbone": {"weights": "w", "image_size": [1, 2, 3]}})",
+       "/backbone/image_size: wrong length"},
+      {R"({"backbone": {"weights": "w", "trainable": true}, "train": {"precision": "bf16"}})",
+       "/train/precision: got \"bf16\" with backbone.trainable, wanted \"f32\""},
+      {R"({B, "adapter": {"sites": ["atn"]}})", "/adapter/sites/0: unknown site, got \"atn\"",
+       "attn"},
+      {R"({B, "adapter": {"sites": ["mlp", "mlp"]}})", "/adapter/sites/1: the site stands twice"},
+      {R"({B, "adapter": {"sites": []}})", "/adapter/sites: got an empty list"},
+      {R"({B, "adapter": {"blocks": [1, 2, 1]}})", "/adapter/blocks/2: the block stands twice"},
+      {R"({B, "input": {"mean": [0.5]}})", "/input/mean: wrong length, got a list of 1"},
+      {R"({B, "input": {"mean": [0.5, 0.5, 0.5]}})", "/input/std: missing"},
+      {R"({B, "optimizer": {"betas": [0.9]}})", "/optimizer/betas: wrong length"},
+      {R"({B, "optimizer": {"betas": [0.9, 1]}})", "/optimizer/betas/1: out of range, got 1"},
+      {R"({B, "augment": {"crop": "random_resized", "crop_area": [0.5, 0.1]}})",
+       "/augment/crop_area: wrong order"},
+      {R"({B, "augment": {"crop": "random_resized", "crop_ratio": [1]}})",
+       "/augment/crop_ratio: wrong length"},
+      {R"({B, "schedule": {"type": "steps"}})", "/schedule/milestones: missing"},
+      {R"({B, "schedule": {"type": "steps", "milestones": [3, 3]}})",
+       "/schedule/milestones/1: wrong order"},
+      {R"({B, "schedule": {"unit": "epoch", "warmup": 9, "cooldown": 2}, "train": {"epochs": 10}})",
+       "/schedule/warmup: got 9 and a cooldown of 2, wanted together at most the run's 10 epochs"},
+      {R"({B, "schedule": {"warmup": 10, "total": 10}})",
+       "/schedule/total: got 10, wanted more than"},
+      {R"({B, "select": "best_val"})", "/select: got \"best_val\" without data.val"},
+      {R"({B, "select": "best_val", "data": {"val": {"path": "x"}, "test": {"path": "./x", "limit": 5}}})",
+       "/data/val: got the images of data.test"},
+      {R"({B, "select": "best_val",
+          "data": {"train": {"path": "x"}, "val": {"path": "v"}, "test": {"path": "x"}}})",
+       "/data/test: got the images of data.train"},
+      {R"({B, "data": {"train": {"format": "idx", "images": "i"}}})",
+       "/data/train/labels: missing"},
+      {R"({B, "data": {"test": {}}})", "/data/test/path: missing"},
+  };
+  for (const Wrong& wrong : all) {
+    std::string text = wrong.text;
+    if (size_t at = text.find("{B,"); at == 0) text.replace(1, 1, kBackbone);
+    std::string error = error_of(write("r.json", text));
+    EXPECT_TRUE(error.starts_with(std::string("r.json: ") + wrong.error)) << text << "\n" << error;
+    if (*wrong.near) {
+      EXPECT_TRUE(error.ends_with(std::string("(did you mean \"") + wrong.near + "\"?)")) << error;
+    }
+  }
+}
+
+TEST_F(RecipeFiles, NeedWeightsAndImagesToTrain) {
+  EXPECT_EQ(error_of(write("r.json", R"({"backbone": {"variant": "vit_base_patch16"}})"), {}, true),
+            "r.json: /backbone/weights: missing, wanted a checkpoint file");
+  EXPECT_EQ(error_of(write("r.json", std::string("{") + kBackbone + "}"), {}, true),
+            "r.json: /data/train: missing, wanted the training images");
+  EXPECT_EQ(
+      error_of(write("r.json",
+                     std::string("{") + kBackbone +
+                         R"(, "data": {"train": {"path": "x"}}, "adapter": {"type": "none"}})"),
+               {}, true),
+      "no error");
+}
+
+TEST_F(RecipeFiles, ReportAnUnknownSetLikeAnUnknownKey) {
+  fs::path file = write("r.json", "{}");
+  EXPECT_TRUE(
+      error_of(file, {"adapter.widht=3"}).starts_with("--set: /adapter/widht: unknown key"));
+  EXPECT_TRUE(error_of(file, {"adapter.widht=3"}).ends_with("(did you mean \"width\"?)"));
+  EXPECT_TRUE(
+      error_of(file, {"adapter.widht=null"}).starts_with("--set: /adapter/widht: unknown key"));
+  EXPECT_TRUE(error_of(file, {"train.epochs.x=3"})
+                  .starts_with("--set: /train/epochs: wrong type, got an object"));
+  EXPECT_TRUE(error_of(file, {"train=3"}).starts_with("--set: /train: wrong type, got 3"));
+}
+
+}  // namespace
+}  // namespace convpass

@@ -1,0 +1,333 @@
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "convpass/core/error.h"
+#include "convpass/core/file.h"
+#include "convpass/train/build.h"
+#include "convpass/train/evaluate.h"
+#include "convpass/train/optimizer.h"
+#include "convpass/train/progress.h"
+#include "convpass/train/schedule.h"
+#include "convpass/train/trainer.h"
+#include "tests/adapters/reference.h"
+#include "tests/train/tiny_run.h"
+
+namespace convpass {
+namespace {
+
+// --- Parity with PyTorch
+// --------------------------------------------------------------------------
+
+class TrainingSteps : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(TrainingSteps, EqualTheOfficialFormulaOverTenAdamwSteps) {
+  const TensorMap map =
+      load_tensors(reference_file(std::string("steps_") + GetParam() + ".safetensors"));
+  ConvpassConfig config;
+  config.width = std::stoll(map.metadata.at("width"));
+  config.scale = std::stod(map.metadata.at("scale"));
+  if (std::string(GetParam()) == "convpass_attn") config.sites = {"attn"};
+  TensorMap weights = load_tensors(reference_file("vit_tiny.safetensors"));
+  VitConfig vit = tiny_config();
+  vit.hidden = weights.at("blocks.0.mlp.fc1.weight").size(0);
+  TunedModel model;
+  model.backbone = std::make_unique<Vit>(vit, weights, Vit::Options{.image_size = {16, 16}});
+  model.adapter = make_adapter(config, *model.backbone, 1);
+  model.head = make_head({}, vit.width, 5, 2);
+  model.to(at::kCPU, Precision::f32);
+  set_trainable_values(model, map, "initial/");
+
+  Optimizer optimizer({.lr = 1e-3, .weight_decay = 1e-4}, model.trainable());
+  for (int step = 1; step <= 10; ++step) {
+    optimizer.zero_grad();
+    at::Tensor logits = model.logits(map.at("images"), Pass{});
+    at::Tensor loss = at::cross_entropy_loss(logits, map.at("labels"));
+    loss.backward();
+    EXPECT_NEAR(loss.item<double>(), map.at("losses")[step - 1].item<double>(), 1e-4) << step;
+    if (step == 1) {
+      EXPECT_TRUE(close(logits, map.at("logits"), 1e-5));
+      for (const auto& [name, tensor] : model.trainable()) {
+        const at::Tensor& wanted = map.at("grad/" + name);
+        const at::Tensor got = tensor.grad().defined() ? tensor.grad() : at::zeros_like(tensor);
+        EXPECT_TRUE(close(got, wanted, 1e-5 * std::max(1.0, wanted.abs().max().item<double>())))
+            << name;
+      }
+    }
+    optimizer.step(1e-3);
+    if (step != 1 && step != 10) continue;
+    for (const auto& [name, tensor] : model.trainable()) {
+      EXPECT_TRUE(close(tensor, map.at("after" + std::to_string(step) + "/" + name), 1e-4)) << name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, TrainingSteps,
+                         ::testing::Values("convpass", "convpass_attn", "convpass_h4"));
+
+TEST(Optimizer, EqualsTorchOverTenSteps) {
+  const TensorMap map = load_tensors(reference_file("optimizers.safetensors"));
+  const std::map<std::string, OptimizerConfig> kinds{
+      {"adamw", {.lr = 1e-2, .weight_decay = 0.1}},
+      {"adamw_betas", {.lr = 1e-2, .betas = {0.8, 0.95}, .eps = 1e-4, .weight_decay = 0}},
+      {"adam", {.type = OptimizerType::adam, .lr = 1e-2, .weight_decay = 0}},
+      {"adam_decay", {.type = OptimizerType::adam, .lr = 1e-2, .weight_decay = 0.1}},
+      {"sgd", {.type = OptimizerType::sgd, .lr = 1e-2, .momentum = 0, .weight_decay = 0}},
+      {"sgd_momentum",
+       {.type = OptimizerType::sgd, .lr = 1e-2, .momentum = 0.9, .weight_decay = 0}},
+      {"sgd_momentum_decay",
+       {.type = OptimizerType::sgd, .lr = 1e-2, .momentum = 0.9, .weight_decay = 0.1}}};
+  for (const auto& [kind, config] : kinds) {
+    NamedTensors parameters;
+    for (const char* name : {"matrix", "vector"})
+      parameters.emplace_back(
+          name, map.at(std::string("initial/") + name).clone().set_requires_grad(true));
+    Optimizer optimizer(config, parameters);
+    for (int64_t step = 0; step < 10; ++step) {
+      for (auto& [name, tensor] : parameters)
+        tensor.mutable_grad() = map.at("gradients/" + name)[step].clone();
+      optimizer.step(config.lr);
+      for (auto& [name, tensor] : parameters)
+        EXPECT_TRUE(close(tensor, map.at(kind + "/" + name)[step], 1e-6))
+            << kind << " " << name << " " << step;
+    }
+  }
+}
+
+TEST(Optimizer, ClipsAsTorchDoes) {
+  const TensorMap map = load_tensors(reference_file("optimizers.safetensors"));
+  for (std::string kind : {"clip_above", "clip_below"}) {
+    NamedTensors parameters;
+    for (const char* name : {"matrix", "vector"}) {
+      parameters.emplace_back(
+          name, map.at(std::string("initial/") + name).clone().set_requires_grad(true));
+      parameters.back().second.mutable_grad() = map.at(std::string("gradients/") + name)[0].clone();
+    }
+    Optimizer optimizer({.clip_norm = map.at(kind + "/max_norm").item<double>()}, parameters);
+    EXPECT_NEAR(optimizer.clip(), map.at(kind + "/norm").item<double>(), 1e-5);
+    for (auto& [name, tensor] : parameters)
+      EXPECT_TRUE(close(tensor.grad(), map.at(kind + "/" + name), 1e-6));
+  }
+}
+
+TEST(Optimizer, SparesNormsAndBiasesWhenAsked) {
+  NamedTensors parameters{{"w", at::ones({2, 2}).set_requires_grad(true)},
+                          {"b", at::ones({2}).set_requires_grad(true)}};
+  for (auto& [name, tensor] : parameters) tensor.mutable_grad() = at::zeros_like(tensor);
+  Optimizer({.weight_decay = 0.5, .decay_norm_and_bias = false}, parameters).step(1.0);
+  EXPECT_TRUE(close(parameters[0].second, at::full({2, 2}, 0.5), 1e-6));
+  EXPECT_TRUE(close(parameters[1].second, at::ones({2}), 0));
+}
+
+TEST(Schedule, EqualsTheOfficialLoopWithItsOffByOne) {
+  const auto json = nlohmann::json::parse(std::ifstream(reference_file("schedules.json")));
+  const std::vector<double> wanted = json["official_vtab"]["values"];
+  const ScheduleConfig config{.unit = ScheduleUnit::epoch,
+                              .warmup = 10,
+                              .warmup_lr = 1e-6,
+                              .min_lr = 1e-5,
+                              .warmup_prefix = false,
+                              .off_by_one = true};
+  for (int64_t epoch = 0; epoch < 100; ++epoch)
+    for (int64_t step : {epoch * 15, epoch * 15 + 14})
+      EXPECT_NEAR(learning_rate(config, 1e-3, step, 15, 1500), wanted[static_cast<size_t>(epoch)],
+                  1e-12);
+}
+
+TEST(Schedule, EqualsTimmsCosineAndTorchsMultiStep) {
+  const auto json = nlohmann::json::parse(std::ifstream(reference_file("schedules.json")));
+  for (const auto& c : json["timm_cosine"]) {
+    ScheduleConfig config{.warmup = c["warmup_t"],
+                          .warmup_lr = c["warmup_lr_init"],
+                          .min_lr = c["lr_min"],
+                          .warmup_prefix = c["warmup_prefix"]};
+    config.total = c["t_initial"].get<double>() + (config.warmup_prefix ? config.warmup : 0);
+    const std::vector<double> wanted = c["values"];
+    for (size_t t = 0; t < wanted.size(); ++t)
+      EXPECT_NEAR(learning_rate(config, c["lr"], static_cast<int64_t>(t), 1, 1000), wanted[t],
+                  1e-12)
+          << c << t;
+  }
+  for (const auto& c : json["torch_multi_step"]) {
+    const ScheduleConfig config{
+        .type = ScheduleType::steps, .milestones = c["milestones"], .decay = c["decay"]};
+    const std::vector<double> wanted = c["values"];
+    for (size_t t = 0; t < wanted.size(); ++t)
+      EXPECT_NEAR(learning_rate(config, c["lr"], static_cast<int64_t>(t), 1, 1000), wanted[t],
+                  1e-12);
+  }
+}
+
+TEST(Schedule, CoolsDownAtTheMinimum) {
+  const ScheduleConfig config{.min_lr = 1e-6, .cooldown = 10};
+  EXPECT_GT(learning_rate(config, 1e-3, 89, 1, 100), 1e-6);
+  for (int64_t step = 90; step < 100; ++step)
+    EXPECT_EQ(learning_rate(config, 1e-3, step, 1, 100), 1e-6);
+}
+
+// --- Whole runs
+// -----------------------------------------------------------------------------------
+
+class Runs : public TinyRun {};
+
+TEST_F(Runs, TrainEvaluateAndWriteWhatTheContractSays) {
+  const Recipe recipe = tiny_recipe();
+  const TrainOutcome outcome = train(recipe, folder() / "run", false);
+  ASSERT_TRUE(outcome.finished);
+  const auto result = nlohmann::json::parse(outcome.result_json);
+  for (const char* key : {"run", "trainable_parameters", "total_parameters", "epochs", "last",
+                          "best", "images_per_second", "wall_seconds"})
+    EXPECT_TRUE(result.contains(key)) << key;
+  EXPECT_EQ(result["last"]["split"], "test");
+  EXPECT_EQ(result["last"]["images"], 12);
+  EXPECT_EQ(result["best"]["split"], "val");
+  EXPECT_GE(result["best"]["epoch"], 1);
+  for (const char* name :
+       {"recipe.json", "log.jsonl", "checkpoint.pt", "adapter.safetensors", "result.json"})
+    EXPECT_TRUE(std::filesystem::exists(folder() / "run" / name)) << name;
+  std::ifstream log(folder() / "run/log.jsonl");
+  int lines = 0;
+  for (std::string line; std::getline(log, line); ++lines)
+    EXPECT_TRUE(nlohmann::json::parse(line).contains("train_loss"));
+  EXPECT_EQ(lines, recipe.train.epochs);
+
+  // The adapter file alone, with the backbone, gives the accuracy that the run reported.
+  LoadedModel loaded = load_tuned_model(folder() / "run/adapter.safetensors",
+                                        recipe.backbone.weights, DeviceChoice::cpu, Precision::f32);
+  auto test = open_dataset(*recipe.data.test, {}, 0, "test");
+  const Metrics metrics = evaluate(loaded.model, *test, ImagePipeline(loaded.input, {}), {});
+  EXPECT_EQ(metrics.top1, result["last"]["top1"].get<double>());
+  EXPECT_EQ(loaded.classes, test->classes());
+}
+
+TEST_F(Runs, SixStepsEqualThreeThenResumeThenThree) {
+  for (const char* type : {"adamw", "adam", "sgd"}) {
+    Recipe recipe =
+        tiny_recipe({std::string("optimizer.type=") + type, "train.steps=6", "train.save_every=3"});
+    const auto whole = folder() / (std::string("whole_") + type),
+               cut = folder() / (std::string("cut_") + type);
+    train(recipe, whole, false);
+    leave_killed_run(recipe, cut, 3);
+    EXPECT_FALSE(std::filesystem::exists(cut / "adapter.safetensors"));
+    ASSERT_TRUE(train(recipe, cut, true).finished);
+    EXPECT_EQ(read_file(whole / "adapter.safetensors"), read_file(cut / "adapter.safetensors"))
+        << type;
+  }
+}
+
+TEST_F(Runs, AreRepeatableAndTheSeedMatters) {
+  auto bytes = [&](const std::string& name, std::vector<std::string> sets) {
+    train(tiny_recipe(std::move(sets)), folder() / name, false);
+    return load_adapter(folder() / name / "adapter.safetensors").weights.at("head.weight").clone();
+  };
+  const at::Tensor first = bytes("a", {});
+  EXPECT_TRUE(at::equal(first, bytes("b", {})));
+  EXPECT_TRUE(at::equal(first, bytes("c", {"train.workers=3", "data.cache_mb=0"})));
+  EXPECT_FALSE(at::equal(first, bytes("d", {"train.seed=7"})));
+}
+
+TEST_F(Runs, FrozenWeightsStayFrozen) {
+  const auto before = read_file(weights());
+  train(tiny_recipe(), folder() / "run", false);
+  EXPECT_EQ(before, read_file(weights()));
+  const AdapterFile file = load_adapter(folder() / "run/adapter.safetensors");
+  for (const auto& [name, tensor] : file.weights.tensors)
+    EXPECT_NE(name.rfind("backbone.", 0), 0u) << name;
+}
+
+TEST_F(Runs, LinearProbeComputesFeaturesOnceAndEqualsThePlainWay) {
+  // The plain way: an augmentation that never acts (a crop of everything) forbids the shortcut.
+  const auto probe = tiny_recipe({"adapter.type=none"});
+  const auto plain = tiny_recipe({"adapter.type=none", "augment.flip=1e-12"});
+  train(probe, folder() / "probe", false);
+  train(plain, folder() / "plain", false);
+  const at::Tensor a =
+      load_adapter(folder() / "probe/adapter.safetensors").weights.at("head.weight");
+  const at::Tensor b =
+      load_adapter(folder() / "plain/adapter.safetensors").weights.at("head.weight");
+  EXPECT_TRUE(close(a, b, 1e-5));
+}
+
+TEST_F(Runs, FullFineTuningMovesAndSavesTheBackbone) {
+  const Recipe recipe = tiny_recipe({"adapter.type=none", "backbone.trainable=true"});
+  train(recipe, folder() / "run", false);
+  const AdapterFile file = load_adapter(folder() / "run/adapter.safetensors");
+  ASSERT_TRUE(file.weights.has("backbone.blocks.0.attn.qkv.weight"));
+  LoadedModel loaded = load_tuned_model(folder() / "run/adapter.safetensors", weights(),
+                                        DeviceChoice::cpu, Precision::f32);
+  EXPECT_TRUE(loaded.model.backbone_trainable);
+}
+
+TEST_F(Runs, AccumulatedMicroBatchesEqualTheBigBatch) {
+  auto head = [&](const std::string& name, std::vector<std::string> sets) {
+    sets.insert(sets.end(), {"adapter.dropout=0", "backbone.drop_path=0", "optimizer.type=sgd",
+                             "optimizer.lr=0.1", "train.steps=3"});
+    train(tiny_recipe(sets), folder() / name, false);
+    return load_adapter(folder() / name / "adapter.safetensors").weights.at("head.weight").clone();
+  };
+  EXPECT_TRUE(close(head("big", {"train.batch_size=12"}),
+                    head("small", {"train.batch_size=4", "train.accumulate=3"}), 1e-5));
+}
+
+TEST_F(Runs, LossThatIsNotFiniteNamesTheStepAndKeepsTheCheckpoint) {
+  const Recipe recipe =
+      tiny_recipe({"optimizer.type=sgd", "optimizer.lr=1e30", "train.save_every=1"});
+  std::string text;
+  try {
+    train(recipe, folder() / "run", false);
+  } catch (const Error& error) {
+    text = error.what();
+  }
+  EXPECT_EQ(text.rfind("training: step ", 0), 0u) << text;
+  EXPECT_NE(text.find("wanted finite numbers"), std::string::npos) << text;
+  EXPECT_FALSE(std::filesystem::exists(folder() / "run/adapter.safetensors"));
+  EXPECT_TRUE(std::filesystem::exists(folder() / "run/checkpoint.pt"));
+}
+
+TEST_F(Runs, AFolderThatHoldsARunIsNotOverwritten) {
+  train(tiny_recipe(), folder() / "run", false);
+  EXPECT_THROW(train(tiny_recipe(), folder() / "run", false), FileError);
+  EXPECT_THROW(train(tiny_recipe({"optimizer.lr=0.5"}), folder() / "run", true), FileError);
+  EXPECT_TRUE(
+      train(tiny_recipe(), folder() / "run", true).finished);  // finished already: says so again
+}
+
+TEST_F(Runs, SelectingByValTakesThatEpochsWeights) {
+  const Recipe recipe = tiny_recipe({"select=best_val", "optimizer.lr=0.05"});
+  const auto result = nlohmann::json::parse(train(recipe, folder() / "run", false).result_json);
+  EXPECT_EQ(result["selected"], "best_val");
+  LoadedModel loaded = load_tuned_model(folder() / "run/adapter.safetensors", weights(),
+                                        DeviceChoice::cpu, Precision::f32);
+  auto val = open_dataset(*recipe.data.val, {}, 0, "val");
+  const Metrics metrics = evaluate(loaded.model, *val, ImagePipeline(loaded.input, {}), {});
+  EXPECT_EQ(metrics.top1, result["best"]["top1"].get<double>());
+}
+
+TEST_F(Runs, WrongBackboneIsRefusedByHash) {
+  train(tiny_recipe(), folder() / "run", false);
+  TensorMap other = load_tensors(weights());
+  other.tensors["norm.bias"] = other.at("norm.bias") + 1;
+  save_safetensors(folder() / "other.safetensors", other);
+  std::filesystem::copy_file(weights().parent_path() / "config.json", folder() / "config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  EXPECT_THROW(load_tuned_model(folder() / "run/adapter.safetensors",
+                                folder() / "other.safetensors", DeviceChoice::cpu, Precision::f32),
+               Error);
+}
+
+TEST_F(Runs, BrokenImagesStopItBeforeTrainingOrAreLeftOut) {
+  std::ofstream(folder() / "images/train/b/broken.png") << "not an image";
+  std::string text;
+  try {
+    train(tiny_recipe(), folder() / "run", false);
+  } catch (const Error& error) {
+    text = error.what();
+  }
+  EXPECT_EQ(text.rfind("data.train: 1 of ", 0), 0u) << text;
+  EXPECT_FALSE(std::filesystem::exists(folder() / "run/log.jsonl"));
+  EXPECT_TRUE(train(tiny_recipe({"data.on_error=skip"}), folder() / "skipping", false).finished);
+}
+
+}  // namespace
+}  // namespace convpass
