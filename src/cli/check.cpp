@@ -1,0 +1,131 @@
+#include <ATen/core/Tensor.h>
+
+#include <cstdio>
+
+#include "convpass/core/error.h"
+#include "convpass/train/build.h"
+#include "convpass/train/progress.h"
+#include "src/cli/commands.h"
+#include "src/cli/output.h"
+
+namespace convpass::cli {
+namespace {
+
+std::string mebibytes(double bytes) {
+  char text[48];
+  std::snprintf(text, sizeof text, "%.1f MiB", bytes / (1 << 20));
+  return text;
+}
+
+/// Sizes of the splits; a path that is not there yet is said, not an error: the data may lie on
+/// another machine.
+struct DataReport {
+  int64_t train_images = 0, classes = 0;
+};
+
+DataReport report_data(const Recipe& recipe) {
+  DataReport report;
+  report.classes = recipe.data.classes;
+  auto open = [&](const std::optional<DatasetConfig>& config, const std::string& name) {
+    if (!config) return;
+    try {
+      auto dataset = open_dataset(*config, {}, recipe.data.classes, "data." + name);
+      say("data." + name + ": " + std::to_string(dataset->size()) + " images, " +
+          std::to_string(dataset->classes().size()) + " classes");
+      if (name != "train") return;
+      report.train_images = dataset->size();
+      report.classes = static_cast<int64_t>(dataset->classes().size());
+    } catch (const FileError& error) {
+      say("data." + name + ": " + error.what());
+    }
+  };
+  open(recipe.data.train, "train");
+  open(recipe.data.val, "val");
+  open(recipe.data.test, "test");
+  return report;
+}
+
+/// Bytes that one step holds for the backward pass: what a block keeps of each token, in multiples
+/// of its width. Rough: it counts the large tensors of a plain ViT block (query, key, value and
+/// attention output 4, LayerNorm inputs 2, GELU input 4; with trainable weights also the inputs of
+/// the four dense layers 2 + 4) and nothing of the allocator.
+double activation_bytes(const Recipe& recipe, const TunedModel& model) {
+  const Backbone& backbone = *model.backbone;
+  double element = recipe.train.precision == Precision::bf16 ? 2 : 4;
+  double token = static_cast<double>(backbone.feature_dim()) * element;
+  double tokens = static_cast<double>(recipe.train.batch_size * backbone.layout().tokens());
+  if (model.backbone_trainable) return 16 * token * tokens * static_cast<double>(backbone.depth());
+  if (!model.adapter) return 10 * token * tokens;
+  int64_t lowest = 0;
+  while (lowest < backbone.depth() && !model.adapter->acts(lowest, Site::attn) &&
+         !model.adapter->acts(lowest, Site::mlp)) {
+    ++lowest;
+  }
+  return 10 * token * tokens * static_cast<double>(backbone.depth() - lowest);
+}
+
+void report_model(const Recipe& recipe, const TunedModel& model) {
+  double weights = 0;
+  for (const auto& [name, tensor] : model.backbone->parameters()) {
+    weights += static_cast<double>(tensor.nbytes());
+  }
+  double trainable = 4.0 * static_cast<double>(model.trainable_parameters());
+  double moments = recipe.optimizer.type == OptimizerType::sgd ? 1 : 2;
+  double activations = activation_bytes(recipe, model);
+  say(model.backbone->describe());
+  say("parameters: " + std::to_string(model.total_parameters()) +
+      ", trainable: " + std::to_string(model.trainable_parameters()));
+  say("adapter file: about " + mebibytes(trainable));
+  say("memory for training, roughly: " +
+      mebibytes(weights + trainable * (2 + moments) + activations) + " (backbone " +
+      mebibytes(weights) + ", gradients and optimizer " + mebibytes(trainable * (1 + moments)) +
+      ", activations " + mebibytes(activations) + ")");
+}
+
+void report_steps(const Recipe& recipe, int64_t images) {
+  const TrainConfig& train = recipe.train;
+  int64_t per_epoch = std::max<int64_t>(1, images / (train.batch_size * train.accumulate));
+  int64_t total = train.steps > 0 ? train.steps : train.epochs * per_epoch;
+  say("steps: " + std::to_string(per_epoch) + " an epoch, " + std::to_string(total) +
+      " in all; convpass bench " + recipe.file.string() + " measures one");
+}
+
+int run_check(const Arguments& arguments) {
+  Recipe recipe = load_recipe(arguments.positional()[0], arguments.values("--set"));
+  validate(recipe, /*needs_data=*/false);
+  if (!recipe.backbone.weights.empty() && !std::filesystem::exists(recipe.backbone.weights)) {
+    throw RecipeError(
+        recipe.file, "/backbone/weights",
+        "no such file, got " + recipe.backbone.weights.string() + ", wanted a checkpoint");
+  }
+  DataReport data = report_data(recipe);
+  if (data.classes == 0) {
+    data.classes = 10;
+    say("classes: not known without the training images, taken as 10");
+  }
+  TunedModel model = build_model(recipe, data.classes);
+  resolve_input(recipe.input, model);
+  report_model(recipe, model);
+  if (data.train_images > 0) report_steps(recipe, data.train_images);
+  print(recipe_json(recipe));
+  return 0;
+}
+
+}  // namespace
+
+const Command& check_command() {
+  static const Command command{
+      .name = "check",
+      .synopsis = "RECIPE [--set K=V ...]",
+      .summary = "Resolves and validates a recipe, builds its model, estimates memory and steps.",
+      .details =
+          "Prints the resolved recipe on stdout and the estimates on stderr; images are counted, "
+          "not decoded.",
+      .options = {{"--set", "K=V", "overlays one value of the recipe", true}},
+      .min_positional = 1,
+      .max_positional = 1,
+      .run = run_check};
+  return command;
+}
+
+}  // namespace convpass::cli

@@ -1,0 +1,185 @@
+#include <ATen/core/Tensor.h>
+
+#include <fstream>
+
+#include "convpass/adapters/adapter_file.h"
+#include "convpass/core/error.h"
+#include "convpass/core/json.h"
+#include "convpass/models/vit_checkpoint.h"
+#include "convpass/train/build.h"
+#include "src/cli/commands.h"
+#include "src/cli/official_convpass.h"
+#include "src/cli/output.h"
+
+namespace convpass::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr VitFormat kFormats[] = {VitFormat::timm,    VitFormat::google_npz, VitFormat::hf_vit,
+                                  VitFormat::hf_deit, VitFormat::hf_dinov2,  VitFormat::dinov2,
+                                  VitFormat::clip,    VitFormat::hf_clip};
+
+bool is_pytorch_name(const fs::path& file) {
+  return file.extension() == ".pt" || file.extension() == ".pth" || file.extension() == ".bin";
+}
+
+void save(const fs::path& out, const TensorMap& map) {
+  if (out.extension() == ".safetensors") {
+    save_safetensors(out, map);
+  } else if (is_pytorch_name(out)) {
+    save_pytorch(out, map);
+  } else {
+    throw UsageError("convert: got output " + json_quote(out.string()) +
+                     ", wanted a name ending in .safetensors, .pt, .pth or .bin");
+  }
+}
+
+std::vector<std::string> lines_of(const fs::path& file) {
+  std::ifstream in(file);
+  if (!in) throw FileError(file, "cannot be read, wanted one class name a line");
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (!line.empty()) lines.push_back(line);
+  }
+  return lines;
+}
+
+std::vector<std::string> class_names(const Arguments& arguments, int64_t classes) {
+  std::vector<std::string> names;
+  if (std::optional<std::string> file = arguments.value("--classes")) {
+    names = lines_of(*file);
+    if (static_cast<int64_t>(names.size()) != classes) {
+      throw FileError(*file, "got " + std::to_string(names.size()) + " class names, wanted " +
+                                 std::to_string(classes) + ", the rows of head.weight");
+    }
+  } else {
+    for (int64_t i = 0; i < classes; ++i) names.push_back(std::to_string(i));
+  }
+  return names;
+}
+
+/// A recipe that builds what the official tensors belong to.
+Recipe official_recipe(const Arguments& arguments, const TensorMap& map, const fs::path& in) {
+  std::optional<std::string> backbone = arguments.value("--backbone");
+  std::optional<std::string> scale = arguments.value("--scale");
+  if (!backbone || !scale) {
+    throw UsageError(
+        "convert: " + in.string() +
+        " holds official bypasses, which tell neither their backbone nor their scale; wanted "
+        "--backbone FILE and --scale S");
+  }
+  Recipe recipe = recipe_from_sets({"adapter.scale=" + *scale});
+  ConvpassConfig config = official_config(map, in);
+  config.scale = std::get<ConvpassConfig>(recipe.adapter).scale;
+  recipe.backbone.weights = *backbone;
+  recipe.backbone.image_size = {arguments.integer("--size", 224, 1)};
+  const Normalization imagenet;
+  recipe.input.mean.assign(imagenet.mean.begin(), imagenet.mean.end());
+  recipe.input.std.assign(imagenet.std.begin(), imagenet.std.end());
+  recipe.adapter = config;
+  recipe.train.device = DeviceChoice::cpu;
+  return recipe;
+}
+
+void from_official(const Arguments& arguments, const TensorMap& map, const fs::path& in,
+                   const fs::path& out) {
+  if (out.extension() != ".safetensors") {
+    throw UsageError("convert: got output " + json_quote(out.string()) +
+                     ", wanted a name ending in .safetensors for an adapter");
+  }
+  if (!map.has("head.weight") || map.at("head.weight").dim() != 2) {
+    throw FileError(in, "tensor head.weight is missing or no matrix");
+  }
+  int64_t classes = map.at("head.weight").size(0);
+  Recipe recipe = official_recipe(arguments, map, in);
+  TunedModel model = build_model(recipe, classes);
+  // Every block has bypasses in the official code; then the short form is the same.
+  auto& config = std::get<ConvpassConfig>(recipe.adapter);
+  if (static_cast<int64_t>(config.blocks.size()) == model.backbone->depth()) config.blocks.clear();
+  AdapterFile file = adapter_file_of(recipe, model, resolve_input(recipe.input, model),
+                                     class_names(arguments, classes));
+  file.weights.tensors = map.tensors;
+  apply_adapter(file, model);  // checks names and shapes
+  for (auto& [name, tensor] : file.weights.tensors) tensor = tensor.to(at::kFloat);
+  save_adapter(out, file);
+}
+
+void to_official(const fs::path& in, const fs::path& out) {
+  AdapterFile file = load_adapter(in);
+  for (const auto& [name, tensor] : file.weights.tensors) {
+    if (name.starts_with("backbone.")) {
+      throw FileError(in, "it holds a whole backbone, wanted bypasses and a head alone");
+    }
+  }
+  if (!is_pytorch_name(out)) {
+    throw UsageError("convert: got output " + json_quote(out.string()) +
+                     ", wanted a name ending in .pt for the official form of an adapter");
+  }
+  save_pytorch(out, file.weights);
+}
+
+void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const fs::path& in,
+                        const fs::path& out) {
+  std::string to = arguments.value("--to").value_or("timm");
+  std::optional<VitFormat> format = vit_format_named(to);
+  if (!format) {
+    std::vector<std::string> known;
+    std::string wanted;
+    for (VitFormat each : kFormats) {
+      known.emplace_back(vit_format_name(each));
+      wanted += (wanted.empty() ? "" : ", ") + known.back();
+    }
+    throw UsageError("convert: --to: got " + json_quote(to) + ", wanted one of " + wanted +
+                     did_you_mean(to, known));
+  }
+  if (out.extension() == ".npz") {
+    throw UsageError(
+        "convert: npz files are read but not written, wanted an output ending in "
+        ".safetensors, .pt, .pth or .bin");
+  }
+  TensorMap converted = vit_checkpoint_as(vit_checkpoint_from(map, in), *format);
+  save(out, converted);
+}
+
+int run_convert(const Arguments& arguments) {
+  fs::path in = arguments.positional()[0], out = arguments.positional()[1];
+  TensorMap map = load_tensors(in);
+  auto format = map.metadata.find("format");
+  if (format != map.metadata.end() && format->second == "convpass-adapter") {
+    to_official(in, out);
+  } else if (is_official_convpass(map)) {
+    from_official(arguments, map, in, out);
+  } else {
+    convert_checkpoint(arguments, map, in, out);
+  }
+  print_line("{\"wrote\":" + json_quote(out.string(), 4096) + "}");
+  return 0;
+}
+
+}  // namespace
+
+const Command& convert_command() {
+  static const Command command{
+      .name = "convert",
+      .synopsis = "IN OUT [--to FORMAT] [--backbone FILE --scale S]",
+      .summary = "Converts between checkpoint and adapter formats.",
+      .details =
+          "A ViT checkpoint is renamed to FORMAT. An adapter.safetensors becomes the .pt that the "
+          "official\nConvpass code loads, and the other way round; that direction needs --backbone "
+          "and "
+          "--scale, which\nthe official file does not tell, and assumes ImageNet's mean and std.",
+      .options = {{"--to", "FORMAT",
+                   "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip"},
+                  {"--backbone", "FILE", "the weights that official bypasses were trained on"},
+                  {"--scale", "S", "their constant factor"},
+                  {"--size", "N", "their image size (224)"},
+                  {"--classes", "FILE", "one class name a line; else the names are 0, 1, 2, ..."}},
+      .min_positional = 2,
+      .max_positional = 2,
+      .run = run_convert};
+  return command;
+}
+
+}  // namespace convpass::cli

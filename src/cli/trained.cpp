@@ -1,0 +1,67 @@
+#include "src/cli/trained.h"
+
+#include "convpass/core/error.h"
+
+namespace convpass::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path find_adapter(const fs::path& given) {
+  if (!fs::exists(given))
+    throw FileError(given, "no such file, wanted a run folder or an adapter file");
+  if (!fs::is_directory(given)) return given;
+  fs::path adapter = given / "adapter.safetensors";
+  if (!fs::exists(adapter)) {
+    throw FileError(given, fs::exists(given / "checkpoint.pt")
+                               ? "the run has not finished, wanted an adapter.safetensors in it; "
+                                 "`convpass train --resume` goes on"
+                               : "got a folder without adapter.safetensors, wanted a run folder");
+  }
+  return adapter;
+}
+
+/// What to say when it is unclear where the backbone's weights are.
+[[noreturn]] void ask_for_backbone(const fs::path& adapter, const fs::path& looked_for) {
+  BackboneIdentity backbone = load_adapter(adapter).backbone;
+  throw FileError(adapter, (looked_for.empty() ? "it is not known where its backbone is"
+                                               : "its backbone is not at " + looked_for.string()) +
+                               ", wanted --backbone FILE with the weights of " + backbone.name +
+                               " (hash " + backbone.hash.substr(0, 12) + ")");
+}
+
+}  // namespace
+
+std::vector<Option> trained_options() {
+  return {{"--backbone", "FILE", "the backbone's weights; else where the run's recipe says"},
+          {"--precision", "P", "f32 or bf16; else the run's"},
+          {"--device", "D", "auto, cpu or cuda"}};
+}
+
+Trained find_trained(const fs::path& given, const Arguments& arguments) {
+  Trained trained;
+  trained.adapter = find_adapter(given);
+  fs::path beside = trained.adapter.parent_path() / "recipe.json";
+  if (std::optional<std::string> file = arguments.value("--recipe")) {
+    trained.recipe = load_recipe(*file);
+  } else if (fs::exists(beside)) {
+    trained.recipe = load_recipe(beside);
+  }
+  if (std::optional<std::string> weights = arguments.value("--backbone")) {
+    trained.weights = *weights;
+  } else {
+    if (trained.recipe) trained.weights = trained.recipe->backbone.weights;
+    if (!fs::exists(trained.weights)) ask_for_backbone(trained.adapter, trained.weights);
+  }
+  return trained;
+}
+
+LoadedModel load_trained(const Trained& trained, const Arguments& arguments) {
+  Precision usual = trained.recipe ? trained.recipe->train.precision : Precision::f32;
+  auto precision = static_cast<Precision>(
+      arguments.choice("--precision", {"f32", "bf16"}, static_cast<size_t>(usual)));
+  auto device = static_cast<DeviceChoice>(arguments.choice("--device", {"auto", "cpu", "cuda"}, 0));
+  return load_tuned_model(trained.adapter, trained.weights, device, precision);
+}
+
+}  // namespace convpass::cli

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "convpass/train/build.h"
+#include "src/cli/arguments.h"
+
+namespace convpass::cli {
+
+/// What a RUN or ADAPTER argument stands for.
+struct Trained {
+  std::filesystem::path adapter;  ///< adapter.safetensors
+  std::optional<Recipe> recipe;   ///< --recipe, or the recipe.json beside the adapter
+  std::filesystem::path weights;  ///< of the backbone
+};
+
+/// --backbone, --precision and --device, which every command on a trained model takes.
+std::vector<Option> trained_options();
+
+/// `given` is a run folder or an adapter file. Errors: Error; without a backbone it says which one
+/// is needed.
+Trained find_trained(const std::filesystem::path& given, const Arguments& arguments);
+
+/// The model on its backbone. Without --precision the run's is taken, so that a number is the
+/// run's.
+LoadedModel load_trained(const Trained& trained, const Arguments& arguments);
+
+}  // namespace convpass::cli

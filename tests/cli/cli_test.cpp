@@ -1,0 +1,194 @@
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "convpass/core/error.h"
+#include "convpass/train/recipe.h"
+
+namespace convpass {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Result {
+  int status = -1;
+  std::string out, err;
+};
+
+class CommandLine : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::temp_directory_path() /
+              ("convpass-cli-" + std::to_string(getpid()) + "-" + test->name());
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  /// Runs the binary through the shell; `words` are shell words.
+  Result run(const std::string& words) const {
+    fs::path out = folder_ / "stdout", err = folder_ / "stderr";
+    std::string command = "cd '" + folder_.string() + "' && '" CONVPASS_BINARY "' " + words +
+                          " >'" + out.string() + "' 2>'" + err.string() + "'";
+    int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text_of(out),
+            text_of(err)};
+  }
+  static std::string text_of(const fs::path& file) {
+    std::ifstream in(file);
+    std::stringstream text;
+    text << in.rdbuf();
+    return text.str();
+  }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+  }
+  /// Exit status 2 and one line on stderr that holds `part`; nothing on stdout.
+  void expect_refusal(const std::string& words, const std::string& part) const {
+    Result result = run(words);
+    EXPECT_EQ(result.status, 2) << words << "\n" << result.err;
+    EXPECT_EQ(result.out, "") << words;
+    EXPECT_TRUE(result.err.starts_with("convpass: ")) << words << "\n" << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << words << "\n"
+                                                                         << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << words << "\n" << result.err;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(CommandLine, PrintsAnOverviewWhenAlone) {
+  Result result = run("");
+  EXPECT_EQ(result.status, 0);
+  for (const char* command :
+       {"train", "eval", "predict", "inspect", "check", "bench", "convert", "help"}) {
+    EXPECT_NE(result.out.find(std::string("\n  ") + command + " "), std::string::npos) << command;
+  }
+  EXPECT_EQ(run("--help").out, result.out);
+  EXPECT_EQ(run("help").out, result.out);
+}
+
+TEST_F(CommandLine, EveryCommandExplainsItself) {
+  for (const char* command :
+       {"train", "eval", "predict", "inspect", "check", "bench", "convert", "help"}) {
+    Result result = run(std::string(command) + " --help");
+    EXPECT_EQ(result.status, 0) << command;
+    EXPECT_TRUE(result.out.starts_with(std::string("convpass ") + command)) << result.out;
+    EXPECT_EQ(run(std::string("help ") + command).out, result.out);
+  }
+}
+
+TEST_F(CommandLine, TellsItsVersions) {
+  Result result = run("--version");
+  EXPECT_EQ(result.status, 0);
+  for (const char* name : {"convpass ", "LibTorch ", "cuDNN ", "OpenCV ", "CPU "}) {
+    EXPECT_NE(result.out.find(name), std::string::npos) << name << "\n" << result.out;
+  }
+}
+
+TEST_F(CommandLine, PrintsHelpAndSchemaOfARecipe) {
+  EXPECT_NE(run("help recipe").out.find("adapter"), std::string::npos);
+  EXPECT_NE(run("help recipe adapter").out.find("width"), std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(run("help schema").out)["$schema"],
+            "https://json-schema.org/draft/2020-12/schema");
+  expect_refusal("help recipe adaptor", "did you mean \"adapter\"?");
+}
+
+TEST_F(CommandLine, RefusesWhatItDoesNotKnowAndNamesTheNearest) {
+  expect_refusal("trian", "did you mean \"train\"?");
+  expect_refusal("train r.json --outt x",
+                 "unknown option, got \"--outt\" (did you mean \"--out\"?)");
+  expect_refusal("train r.json --out", "--out is the last word");
+  expect_refusal("train r.json --out a --out b", "got --out twice");
+  expect_refusal("train r.json --out x --resume=yes", "--resume takes no value");
+  expect_refusal("train --out x", "got 0 arguments");
+  expect_refusal("check a b", "unexpected \"b\"");
+  expect_refusal("bench --steps 0", "--steps: got \"0\", wanted a whole number of at least 1");
+  expect_refusal("bench --steps 1x", "--steps: got \"1x\"");
+  expect_refusal("bench --set train.epochs", "wanted KEY=VALUE");
+}
+
+TEST_F(CommandLine, TakesOptionsAnywhere) {
+  write("r.json", "{}");
+  expect_refusal("check --set a.b=1 r.json", "--set: /a: unknown key");
+  expect_refusal("check r.json --set=a.b=1", "--set: /a: unknown key");
+  expect_refusal("check -- --set", "--set: no such file");
+}
+
+TEST_F(CommandLine, ReportsAWrongRecipeInOneLine) {
+  write("r.json", R"({"adapter": {"widht": 3}})");
+  for (const char* words : {"train r.json --out run", "check r.json", "bench r.json"}) {
+    expect_refusal(words, "r.json: /adapter/widht: unknown key");
+  }
+  write("broken.json", "{");
+  expect_refusal("check broken.json", "broken.json: /: not JSON: line 1, column 2");
+  expect_refusal("check none.json", "none.json: no such file");
+  expect_refusal("train r.json", "wanted --out DIR");
+  write("lost.json", R"({"backbone": {"weights": "none.npz"}})");
+  expect_refusal("check lost.json", "/backbone/weights: no such file");
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+}
+
+TEST_F(CommandLine, ReportsMissingAndDamagedFilesInOneLine) {
+  write("junk", "this is no checkpoint of any kind");
+  write("image.png", "neither is this");
+  expect_refusal("inspect none", "none");
+  expect_refusal("inspect junk", "junk");
+  expect_refusal("convert junk out.pt", "junk");
+  expect_refusal("eval none", "wanted a run folder or an adapter file");
+  expect_refusal("eval . --data x", "got a folder without adapter.safetensors");
+  expect_refusal("predict junk image.png", "junk");
+}
+
+TEST_F(CommandLine, ChecksATinyRecipeWithoutImages) {
+  write("r.json", R"({"backbone": {"variant": "vit_tiny_patch16", "image_size": 32},
+                      "adapter": {"blocks": [11]}, "train": {"device": "cpu"}})");
+  Result result = run("check r.json --set train.seed=7");
+  EXPECT_EQ(result.status, 0) << result.err;
+  auto recipe = nlohmann::json::parse(result.out);
+  EXPECT_EQ(recipe["train"]["seed"], 7);
+  EXPECT_EQ(recipe["adapter"]["width"], 8);
+  EXPECT_NE(result.err.find("trainable: "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("memory for training"), std::string::npos) << result.err;
+}
+
+TEST_F(CommandLine, BenchesRandomWeights) {
+  Result result =
+      run("bench --steps 1 --set backbone.variant=vit_tiny_patch16 --set backbone.image_size=32 "
+          "--set train.batch_size=2 --set train.device=cpu");
+  EXPECT_EQ(result.status, 0) << result.err;
+  auto line = nlohmann::json::parse(result.out);
+  for (const char* key :
+       {"images_per_second", "step_ms", "forward_ms", "inference_images_per_second",
+        "peak_memory_bytes", "trainable_parameters"}) {
+    EXPECT_GT(line[key].get<double>(), 0) << key;
+  }
+}
+
+TEST_F(CommandLine, GoesQuietlyWhenTheReaderOfStdoutHasGone) {
+  Result result = run("help schema | head -c 1");
+  EXPECT_EQ(result.out, "{");
+  EXPECT_EQ(result.err, "");
+}
+
+TEST_F(CommandLine, SaysThatStdoutIsFull) {
+  std::string command =
+      "'" CONVPASS_BINARY "' help schema >/dev/full 2>'" + (folder_ / "stderr").string() + "'";
+  int status = std::system(command.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 2);
+  EXPECT_NE(text_of(folder_ / "stderr").find("stdout cannot be written: No space left"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace convpass
