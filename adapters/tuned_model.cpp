@@ -43,7 +43,9 @@ Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint
 }
 
 at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const {
-  return head.forward(backbone->forward(images, adapter.get(), pass));
+  // A backbone in which nothing trains gains nothing from stochastic depth: its features are constants.
+  const bool learns = adapter != nullptr || backbone_trainable;
+  return head.forward(backbone->forward(images, adapter.get(), learns ? pass : Pass{}));
 }
 
 NamedTensors TunedModel::trainable() const {

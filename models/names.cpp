@@ -340,7 +340,7 @@ std::map<std::string, std::vector<int64_t>> vit_shapes(const VitConfig& config) 
   if (config.registers > 0) shapes["reg_token"] = {1, config.registers, dim};
   shapes["pos_embed"] = {1, config.position_prefix() + config.grid_height * config.grid_width, dim};
   if (config.pre_norm) module("norm_pre", {dim});
-  if (config.final_norm) module(config.pooled_norm ? "fc_norm" : "norm", {dim});
+  module(config.pooled_norm ? "fc_norm" : "norm", {dim});
   const int64_t fc1 = config.hidden * (config.activation == Activation::swiglu ? 2 : 1);
   for (int64_t i = 0; i < config.depth; ++i) {
     const std::string block = "blocks." + std::to_string(i) + ".";

@@ -124,7 +124,6 @@ void fields(FieldVisitor& visitor, VitConfig& config) {
   visitor.field("patch_bias", config.patch_bias, "the patch embedding has a bias");
   visitor.field("qkv_bias", config.qkv_bias, "the query, key and value layer has a bias");
   visitor.field("pooled_norm", config.pooled_norm, "the last norm follows pooling (fc_norm)");
-  visitor.field("final_norm", config.final_norm, "has a last norm");
   visitor.choice("activation", config.activation, {"gelu", "gelu_tanh", "quick_gelu", "swiglu"},
                  "of the MLP");
   visitor.choice("pool", config.pool, {"auto", "cls", "mean"}, "how tokens become one feature");

@@ -183,7 +183,8 @@ TEST(JsonFields, SaysWhereWhatGotAndWanted) {
        "/blocks: wrong type, got \"al\", wanted \"all\" or a list of whole numbers"},
       {R"({"blocks": []})",
        "/blocks: wrong type, got a list of 0, wanted \"all\" or a list of whole numbers"},
-      {R"({"blocks": [-1]})", "/blocks/0: out of range, got -1, wanted a whole number of at least 0"},
+      {R"({"blocks": [-1]})",
+       "/blocks/0: out of range, got -1, wanted a whole number of at least 0"},
       {R"({"colour": "gren"})",
        "/colour: unknown choice, got \"gren\", wanted one of \"red\", \"green\" (did you mean "
        "\"green\"?)"},

@@ -65,20 +65,20 @@ class TinyRun : public ::testing::Test {
   void leave_killed_run(const Recipe& recipe, const std::filesystem::path& out,
                         int64_t step) const {
     for (int attempt = 0; attempt < 50; ++attempt) {
-      const auto live = folder_ / ("live" + std::to_string(attempt));
+      const std::filesystem::path live = out.string() + "_live" + std::to_string(attempt);
       std::filesystem::remove_all(out);
       std::filesystem::create_directories(out);
-      std::atomic<bool> caught = false, over = false;
-      std::thread catcher([&] {
+      std::atomic<bool> caught = false;
+      std::jthread catcher([&](std::stop_token stop) {
         std::error_code none;
-        while (!caught && !over) {
+        while (!caught && !stop.stop_requested()) {
           if (!std::filesystem::exists(live / "checkpoint.pt")) continue;
           std::filesystem::copy_file(live / "checkpoint.pt", out / "checkpoint.pt", none);
           caught = !none;
         }
       });
       train(recipe, live, false);
-      over = true;
+      catcher.request_stop();
       catcher.join();
       if (!caught) continue;
       const at::Tensor progress = load_tensors(out / "checkpoint.pt").at("progress");

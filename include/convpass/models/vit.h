@@ -34,7 +34,6 @@ struct VitConfig {
   bool patch_bias = true;  ///< CLIP's patch embedding has none
   bool qkv_bias = true;
   bool pooled_norm = false;  ///< `fc_norm` after pooling in place of `norm` on the tokens
-  bool final_norm = true;
   Activation activation = Activation::gelu;
   Pool pool = Pool::cls;
   double eps = 1e-6;  ///< of every LayerNorm
