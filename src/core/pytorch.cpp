@@ -24,7 +24,8 @@ using NamedValues = std::map<std::string, const PickleValue*>;
 constexpr uint64_t kLargestPickle = 64 << 20;
 constexpr int kDeepestWrapper = 4;
 constexpr int kDeepestModule = 64;
-constexpr size_t kMostModules = 1'000'000;
+constexpr size_t kMostAttributes = 1'000'000;
+constexpr size_t kLongestName = 1024;
 constexpr size_t kMostDimensions = 64;
 /// An expanded tensor (stride 0) names more elements than it has; up to here it is believed.
 constexpr uint64_t kMostExpanded = 1 << 20;
@@ -211,21 +212,23 @@ class StateFinder {
   void add_module(const PickleValue& module, const std::string& prefix, int depth,
                   NamedValues& found) {
     if (!module.is(Kind::call) || module.state == nullptr || !module.state->is(Kind::dict)) return;
-    // A module may occur in itself, and in many places.
-    if (depth > kDeepestModule || ++modules_ > kMostModules) fail("modules are nested too deep");
     add_attributes(module.state->items, prefix, depth, found);
   }
 
   void add_attributes(const Items& items, const std::string& prefix, int depth,
                       NamedValues& found) {
+    // A module may occur in itself, and in many places.
+    if (depth > kDeepestModule) fail("modules are nested too deep");
     for (size_t i = 0; i + 1 < items.size(); i += 2) {
+      if (++attributes_ > kMostAttributes) fail("modules have too many attributes");
       const auto &key = *items[i], &value = *items[i + 1];
       if (!key.is(Kind::text)) continue;
+      if (prefix.size() + key.text.size() > kLongestName) fail("a module's name is too long");
       const bool part = std::find(std::begin(kModuleParts), std::end(kModuleParts), key.text) !=
                         std::end(kModuleParts);
       if (is_tensor(value)) {
         found[prefix + key.text] = &value;
-      } else if (part && depth <= kDeepestModule) {
+      } else if (part && (value.is(Kind::dict) || value.is(Kind::call))) {
         add_attributes(value.items, prefix, depth + 1, found);
       } else {
         add_module(value, prefix + key.text + ".", depth + 1, found);
@@ -233,7 +236,7 @@ class StateFinder {
     }
   }
 
-  size_t modules_ = 0;
+  size_t attributes_ = 0;
 };
 
 std::string keys_of(const PickleValue& value) {

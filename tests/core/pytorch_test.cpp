@@ -230,7 +230,14 @@ TEST_F(HostilePyTorch, DeepAndCyclicPicklesAreRefused) {
     doubled += "ca\nb\n)\x81}X\x01" + std::string(3, '\0') + "ah\x01sX\x01" + std::string(3, '\0') +
                "bh\x01sbq\x01";
   }
-  expect_pickle_refused(start + doubled + ".", "nested too deep");
+  expect_pickle_refused(start + doubled + ".", "too many attributes");
+  // The same through the parts of a module, which add nothing to the name.
+  std::string parts = "}q\x01";
+  for (int n = 0; n < 60; ++n) {
+    parts += "}X\x08" + std::string(3, '\0') + "_modulesh\x01sX\x08" + std::string(3, '\0') +
+             "_buffersh\x01sq\x01";
+  }
+  expect_pickle_refused(start + parts + "ca\nb\n)\x81h\x01" + "b.", "too many attributes");
 }
 
 TEST(Pickle, ReadsNumbersAndContainersOfAllProtocols) {

@@ -2,7 +2,7 @@
 
     python tests/reference/tensor_files.py [FOLDER]
 
-Made with torch 2.14.1, numpy 2, safetensors 0.7. Values are whole numbers that every type holds:
+Made with torch 2.14.1, numpy 2.4.6, ml_dtypes 0.6.0, safetensors 0.8.0. Values are whole numbers:
 element i of tensor `seed` is (i * 7 + seed) % 100 (for bool: % 2), so the tests need no expected files.
 """
 
