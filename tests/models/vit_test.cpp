@@ -90,6 +90,21 @@ TEST(Vit, Bfloat16StaysNearFloat32) {
   EXPECT_TRUE(at::allclose(got.to(at::kFloat), full.forward(images, nullptr, Pass{}), 0, 0.06));
 }
 
+TEST(Attention, EqualsSoftmaxOfScaledProductsInEveryPrecision) {
+  for (at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    for (int64_t rows : {1, 9}) {
+      at::Tensor q = at::randn({2, 3, rows, 8}), k = at::randn({2, 3, 9, 8}),
+                 v = at::randn({2, 3, 9, 8});
+      at::Tensor wanted =
+          at::matmul(at::softmax(at::matmul(q, k.transpose(2, 3)) / std::sqrt(8.0), -1), v)
+              .transpose(1, 2)
+              .reshape({2, rows, 24});
+      at::Tensor got = attention(q.to(type), k.to(type), v.to(type)).to(at::kFloat);
+      EXPECT_TRUE(at::allclose(got, wanted, 0, type == at::kFloat ? 1e-5 : 0.05));
+    }
+  }
+}
+
 TEST(Vit, PositionsOfTheSameGridAreLeftAlone) {
   at::Tensor grid = at::randn({1, 12, 8});
   EXPECT_TRUE(
