@@ -1,6 +1,7 @@
 #include "convpass/core/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -122,6 +123,17 @@ void write_atomically(const std::filesystem::path& file,
   // The file is in place; that some file systems cannot sync a folder does not undo it.
   Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (opened.get() >= 0) ::fsync(opened.get());
+}
+
+void remove_leftovers(const std::filesystem::path& folder) {
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
+    int pid = 0, counted = 0, read = 0;
+    const std::string name = entry.path().filename().string();
+    if (std::sscanf(name.c_str(), ".convpass-%d-%d.tmp%n", &pid, &counted, &read) < 2) continue;
+    if (static_cast<size_t>(read) != name.size() || ::kill(pid, 0) == 0) continue;
+    std::filesystem::remove(entry.path(), none);
+  }
 }
 
 void write_atomically(const std::filesystem::path& file, const std::string& text) {

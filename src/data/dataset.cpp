@@ -116,6 +116,8 @@ void fields(FieldVisitor& visitor, DataConfig& config) {
   visitor.optional_part("test", config.test, "images to report on");
   visitor.field("classes", config.classes, "number of classes; 0 = as many as the training set has",
                 at_least(0));
+  visitor.field("class_names", config.class_names,
+                "names in the order of the labels, for sets that only number their classes");
   visitor.choice("on_error", config.on_error, {"stop", "skip"},
                  "what to do about an image that cannot be decoded");
   visitor.field("exif_orientation", config.exif_orientation,
@@ -134,6 +136,14 @@ std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeO
   } catch (const Error& error) {
     throw FileError(where, error.what());
   }
+}
+
+void Dataset::name_classes(const std::vector<std::string>& names, const std::string& where) {
+  if (names.size() != classes_.size()) {
+    throw Error(where + ": data.class_names has " + std::to_string(names.size()) +
+                " names, wanted one for each of the " + std::to_string(classes_.size()) + " classes");
+  }
+  classes_ = names;
 }
 
 void check_same_classes(const Dataset& train, const Dataset& other, const std::string& where) {

@@ -83,12 +83,12 @@ void Optimizer::step(double learning_rate) {
                          config_.eps, /*amsgrad=*/false, /*maximize=*/false);
         break;
       case OptimizerType::sgd:
-        // A zero buffer gives the same first step as torch's copy of the gradient: m * 0 + g = g. The
-        // kernel wants no buffers where there is no momentum.
+        // A zero buffer gives the same first step as torch's copy of the gradient: m * 0 + g = g.
+        // The kernel wants no buffers where there is no momentum.
         at::_fused_sgd_(group.parameters, gradients,
                         config_.momentum > 0 ? at::TensorList(group.first) : at::TensorList(),
-                        group.weight_decay,
-                        config_.momentum, learning_rate, /*dampening=*/0, /*nesterov=*/false,
+                        group.weight_decay, config_.momentum, learning_rate, /*dampening=*/0,
+                        /*nesterov=*/false,
                         /*maximize=*/false, /*is_first_step=*/false);
         break;
     }

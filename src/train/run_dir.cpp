@@ -15,6 +15,7 @@ RunDir::RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume)
   if (!std::filesystem::is_directory(folder_))
     throw FileError(folder_, "cannot be made a run folder: " +
                                  (failure ? failure.message() : std::string("not a directory")));
+  remove_leftovers(folder_);
   const std::filesystem::path stored = folder_ / "recipe.json";
   if (std::filesystem::exists(stored)) {
     if (!resume)

@@ -16,7 +16,8 @@ void fields(FieldVisitor& visitor, ScheduleConfig& config) {
   visitor.field("warmup_lr", config.warmup_lr, "rate at the start of the warm-up", at_least(0));
   visitor.field("min_lr", config.min_lr, "cosine: rate at the end", at_least(0));
   visitor.field("milestones", config.milestones,
-                "steps: the rate falls at each of these, in units (torch's MultiStepLR)", at_least(0));
+                "steps: the rate falls at each of these, in units (torch's MultiStepLR)",
+                at_least(0));
   visitor.field("decay", config.decay, "steps: factor at each milestone", between(0, 1));
   visitor.field("total", config.total,
                 "cosine: where it ends, warm-up included, in units; 0 = the run less the cool-down",

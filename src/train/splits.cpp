@@ -16,6 +16,9 @@ int worker_count(const TrainConfig& config) {
 std::unique_ptr<Dataset> open_checked(const DatasetConfig& config, const DataConfig& data,
                                       int64_t classes, int workers, const std::string& where) {
   auto dataset = open_dataset(config, {.exif_orientation = data.exif_orientation}, classes, where);
+  if (!data.class_names.empty() && !std::holds_alternative<FolderSource>(config.source)) {
+    dataset->name_classes(data.class_names, where);
+  }
   Progress progress("checking " + where, dataset->size(), "image");
   const std::vector<BrokenImage> broken =
       find_broken_images(*dataset, workers, [&](int64_t done) { progress.update(done); });

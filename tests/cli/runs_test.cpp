@@ -1,0 +1,166 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "convpass/core/file.h"
+#include "tests/train/tiny_run.h"
+
+extern char** environ;
+
+namespace convpass {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+/// The binary on a tiny data set, as a user runs it.
+class CommandLineRuns : public TinyRun {
+ protected:
+  struct Result {
+    int status = -1;
+    std::string out, err;
+  };
+
+  Result run(const std::vector<std::string>& words) const { return wait_for(start(words)); }
+
+  pid_t start(const std::vector<std::string>& words) const {
+    std::vector<std::string> all{CONVPASS_BINARY};
+    all.insert(all.end(), words.begin(), words.end());
+    std::vector<char*> argv;
+    for (std::string& word : all) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    for (const auto& [stream, name] : {std::pair{1, "stdout"}, {2, "stderr"}})
+      posix_spawn_file_actions_addopen(&actions, stream, (folder() / name).c_str(),
+                                       O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    pid_t child = 0;
+    EXPECT_EQ(posix_spawn(&child, CONVPASS_BINARY, &actions, nullptr, argv.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    return child;
+  }
+  Result wait_for(pid_t child) const {
+    int status = 0;
+    waitpid(child, &status, 0);
+    auto text = [&](const char* name) {
+      std::stringstream all;
+      all << std::ifstream(folder() / name).rdbuf();
+      return all.str();
+    };
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text("stdout"),
+            text("stderr")};
+  }
+  std::vector<std::string> training(const fs::path& out, std::vector<std::string> more = {}) const {
+    std::vector<std::string> words{"train", (folder() / "recipe.json").string(), "--out",
+                                   out.string()};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+};
+
+TEST_F(CommandLineRuns, TrainEvalPredictInspectAndConvertGoTogether) {
+  const fs::path out = folder() / "run", adapter = out / "adapter.safetensors";
+  Result trained = run(training(out));
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  const Json result = Json::parse(trained.out);
+  EXPECT_EQ(std::count(trained.out.begin(), trained.out.end(), '\n'), 1);
+
+  const Json evaluated = Json::parse(run({"eval", out.string()}).out);
+  EXPECT_EQ(evaluated["top1"], result["last"]["top1"]);
+  const Json elsewhere =
+      Json::parse(run({"eval", adapter.string(), "--data", (folder() / "images/test").string(),
+                       "--backbone", weights().string()})
+                      .out);
+  EXPECT_EQ(elsewhere["top1"], result["last"]["top1"]);
+
+  Result predicted = run({"predict", out.string(), (folder() / "images/test/a/0.bmp").string(),
+                          (folder() / "absent.jpg").string(), "--top", "2"});
+  EXPECT_EQ(predicted.status, 2);  // one of the two is not there
+  std::istringstream lines(predicted.out);
+  std::string first, second;
+  std::getline(lines, first);
+  std::getline(lines, second);
+  EXPECT_EQ(Json::parse(first)["classes"].size(), 2u);
+  EXPECT_TRUE(Json::parse(second).contains("error"));
+
+  const Json inspected = Json::parse(run({"inspect", adapter.string()}).out);
+  EXPECT_EQ(inspected["what"], "convpass adapter");
+  ASSERT_EQ(run({"convert", adapter.string(), (folder() / "official.pt").string()}).status, 0);
+  Result back =
+      run({"convert", (folder() / "official.pt").string(), (folder() / "back.safetensors").string(),
+           "--backbone", weights().string(), "--scale", "1"});
+  ASSERT_EQ(back.status, 0) << back.err;
+  const TensorMap before = load_tensors(adapter),
+                  after = load_tensors(folder() / "back.safetensors");
+  ASSERT_EQ(before.tensors.size(), after.tensors.size());
+  for (const auto& [name, tensor] : before.tensors)
+    EXPECT_TRUE(at::equal(tensor, after.at(name))) << name;
+}
+
+TEST_F(CommandLineRuns, TenKillsAtRandomMomentsAndResumingEndInTheSameBytes) {
+  const std::vector<std::string> settings{"--set", "train.epochs=12", "--set", "train.save_every=1",
+                                          "--set", "select=best_val"};
+  ASSERT_EQ(run(training(folder() / "whole", settings)).status, 0);
+  const auto wanted = read_file(folder() / "whole/adapter.safetensors");
+
+  const fs::path out = folder() / "killed";
+  std::vector<std::string> resuming = settings;
+  resuming.push_back("--resume");
+  Rng rng(static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()));
+  int kills = 0;
+  for (int attempt = 0; attempt < 60 && kills < 10; ++attempt) {
+    const pid_t child = start(training(out, resuming));
+    // From before the run folder exists to the writing of the result: a moment in 0.2 to 1.2
+    // seconds.
+    std::this_thread::sleep_for(std::chrono::microseconds(200'000 + rng.below(1'000'000)));
+    ::kill(child, SIGKILL);
+    kills += wait_for(child).status == 128 + SIGKILL;
+    if (fs::exists(out / "result.json")) {  // it was faster: begin again
+      EXPECT_EQ(read_file(out / "adapter.safetensors"), wanted);
+      fs::remove_all(out);
+    }
+  }
+  EXPECT_EQ(kills, 10);
+  Result last = run(training(out, resuming));
+  ASSERT_EQ(last.status, 0) << last.err;
+  EXPECT_EQ(read_file(out / "adapter.safetensors"), wanted);
+  for (const auto& entry : fs::directory_iterator(out))
+    EXPECT_TRUE(fs::exists(folder() / "whole" / entry.path().filename())) << entry.path();
+}
+
+TEST_F(CommandLineRuns, TerminationSavesAndSaysHowToGoOn) {
+  const fs::path out = folder() / "run";
+  const std::vector<std::string> settings{"--set", "train.epochs=400"};
+  const pid_t child = start(training(out, settings));
+  while (!fs::exists(out / "log.jsonl")) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  ::kill(child, SIGTERM);
+  const Result stopped = wait_for(child);
+  EXPECT_EQ(stopped.status, 128 + SIGTERM) << stopped.err;
+  EXPECT_NE(stopped.err.find("--resume"), std::string::npos) << stopped.err;
+  EXPECT_TRUE(fs::exists(out / "checkpoint.pt"));
+  EXPECT_FALSE(fs::exists(out / "adapter.safetensors"));
+
+  ASSERT_EQ(run(training(folder() / "whole", settings)).status, 0);
+  std::vector<std::string> resuming = settings;
+  resuming.push_back("--resume");
+  ASSERT_EQ(run(training(out, resuming)).status, 0);
+  EXPECT_EQ(read_file(out / "adapter.safetensors"),
+            read_file(folder() / "whole/adapter.safetensors"));
+  // Each epoch stands once in the log although the run was cut.
+  std::ifstream log(out / "log.jsonl");
+  int64_t epoch = 0;
+  for (std::string line; std::getline(log, line);) EXPECT_EQ(Json::parse(line)["epoch"], ++epoch);
+  EXPECT_EQ(epoch, 400);
+}
+
+}  // namespace
+}  // namespace convpass
