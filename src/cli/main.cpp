@@ -12,6 +12,7 @@
 #include "convpass/core/error.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
+#include "src/core/printable.h"
 
 namespace convpass::cli {
 namespace {
@@ -23,7 +24,7 @@ constexpr int kUsersInput = 2;
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 int complain(const std::string& line, int code) {
-  std::fprintf(stderr, "convpass: %s\n", first_line(line).c_str());
+  std::fprintf(stderr, "convpass: %s\n", one_line(line).c_str());
   return code;
 }
 
@@ -64,7 +65,7 @@ int guarded(const std::vector<std::string>& words) {
   } catch (const c10::Error& error) {
     return complain("internal error: " + first_line(error.what_without_backtrace()), kOurFault);
   } catch (const std::exception& error) {
-    return complain(std::string("internal error: ") + error.what(), kOurFault);
+    return complain("internal error: " + first_line(error.what()), kOurFault);
   }
 }
 

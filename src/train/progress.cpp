@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <mutex>
 
+#include "src/core/printable.h"
+
 namespace convpass {
 namespace {
 
@@ -146,7 +148,7 @@ void Progress::finish(const std::string& note) {
 
 void say(const std::string& line) {
   std::lock_guard lock(terminal_mutex);
-  write_stderr((line_is_open ? "\r\x1b[K" : "") + line + "\n");
+  write_stderr((line_is_open ? "\r\x1b[K" : "") + one_line(line) + "\n");
   line_is_open = false;
 }
 
