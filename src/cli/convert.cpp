@@ -73,6 +73,7 @@ Recipe official_recipe(const Arguments& arguments, const TensorMap& map, const f
   Recipe recipe = recipe_from_sets({"adapter.scale=" + *scale});
   ConvpassConfig config = official_config(map, in);
   config.scale = std::get<ConvpassConfig>(recipe.adapter).scale;
+  recipe.file = in;
   recipe.backbone.weights = *backbone;
   recipe.backbone.image_size = {arguments.integer("--size", 224, 1)};
   const Normalization imagenet;
@@ -101,7 +102,11 @@ void from_official(const Arguments& arguments, const TensorMap& map, const fs::p
   AdapterFile file = adapter_file_of(recipe, model, resolve_input(recipe.input, model),
                                      class_names(arguments, classes));
   file.weights.tensors = map.tensors;
-  apply_adapter(file, model);  // checks names and shapes
+  try {
+    apply_adapter(file, model);  // checks names and shapes
+  } catch (const Error& error) {
+    throw FileError(in, error.what());
+  }
   for (auto& [name, tensor] : file.weights.tensors) tensor = tensor.to(at::kFloat);
   save_adapter(out, file);
 }
