@@ -26,23 +26,24 @@ void fields(FieldVisitor& visitor, BackboneConfig& config) {
       "checkpoint's own");
   visitor.field("drop_path", config.drop_path,
                 "rate of stochastic depth in the last block, rising linearly from 0 in the first",
-                between(0, 1));
+                between(0, 0.99));
   visitor.field("trainable", config.trainable,
                 "train every weight of the backbone (full fine-tuning)");
 }
 
 void fields(FieldVisitor& visitor, LossConfig& config) {
   visitor.field("label_smoothing", config.label_smoothing,
-                "share of the target spread evenly over all classes", between(0, 1));
+                "share of the target spread evenly over all classes", between(0, 0.99));
 }
 
 void fields(FieldVisitor& visitor, TrainConfig& config) {
-  visitor.field("epochs", config.epochs, "passes over the training set", at_least(1));
+  visitor.field("epochs", config.epochs, "passes over the training set", between(1, 1e6));
   visitor.field("steps", config.steps,
-                "length of the run in steps, in place of epochs; 0: epochs count", at_least(0));
-  visitor.field("batch_size", config.batch_size, "images a forward pass", at_least(1));
+                "length of the run in steps, in place of epochs; 0: epochs count",
+                between(0, 1e12));
+  visitor.field("batch_size", config.batch_size, "images a forward pass", between(1, 65536));
   visitor.field("accumulate", config.accumulate, "batches whose gradients make one step",
-                at_least(1));
+                between(1, 65536));
   visitor.field("seed", config.seed,
                 "of shuffling, augmentation, dropout and the initial trainable weights",
                 at_least(0));
@@ -55,7 +56,8 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                 between(0, 1024));
   visitor.field("eval_every", config.eval_every, "epochs between evaluations on data.val",
                 at_least(1));
-  visitor.field("save_every", config.save_every, "steps between checkpoints; 0: once an epoch",
+  visitor.field("save_every", config.save_every,
+                "steps between checkpoints; 0: at ends of epochs, at most every 5 seconds",
                 at_least(0));
 }
 

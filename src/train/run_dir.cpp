@@ -1,5 +1,9 @@
 #include "convpass/train/run_dir.h"
 
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -17,15 +21,26 @@ RunDir::RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume)
                                  (failure ? failure.message() : std::string("not a directory")));
   remove_leftovers(folder_);
   const std::filesystem::path stored = folder_ / "recipe.json";
+  if (!resume)
+    for (const char* name : {"checkpoint.pt", "adapter.safetensors", "result.json"})
+      if (std::filesystem::exists(folder_ / name))
+        throw FileError(folder_,
+                        std::string("has ") + name +
+                            ": it holds a run already, give --resume to go on, or another --out");
   if (std::filesystem::exists(stored)) {
     if (!resume)
       throw FileError(folder_, "holds a run already: give --resume to go on, or another --out");
     if (recipe_hash(load_recipe(stored)) != recipe_hash(recipe))
       throw FileError(stored,
                       "is of another recipe than the one given: a run resumes with its own");
-    return;
   }
-  write_atomically(stored, recipe_json(recipe) + "\n");
+  if (::access(folder_.c_str(), W_OK | X_OK) != 0)
+    throw FileError(folder_, std::string("cannot be written: ") + std::strerror(errno));
+}
+
+void RunDir::begin(const Recipe& recipe) const {
+  const std::filesystem::path stored = folder_ / "recipe.json";
+  if (!std::filesystem::exists(stored)) write_atomically(stored, recipe_json(recipe) + "\n");
 }
 
 void RunDir::log(const std::string& line) const {
@@ -41,15 +56,23 @@ void RunDir::cut_log(int64_t step) const {
   std::string kept;
   for (std::string line; std::getline(in, line);) {
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.value("step", step + 1) <= step) kept += line + "\n";
+    if (!json.is_object()) continue;
+    auto found = json.find("step");
+    if (found != json.end() && found->is_number_integer() && found->get<int64_t>() <= step)
+      kept += line + "\n";
   }
   write_atomically(file, kept);
 }
 
 std::string RunDir::result() const {
-  std::ifstream in(folder_ / "result.json");
+  const std::filesystem::path file = folder_ / "result.json";
+  std::ifstream in(file);
+  if (!in) return {};
   std::string line;
   std::getline(in, line);
+  if (!nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false).is_object())
+    throw FileError(file,
+                    "is damaged, wanted one JSON object; without it --resume ends the run anew");
   return line;
 }
 

@@ -16,10 +16,15 @@ class RunDir {
   /// Errors: Error when `folder` holds a run and `resume` is false, or a run of another recipe.
   RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume);
 
+  /// Stores the recipe, which makes the folder a run. Called when all inputs have been read, so
+  /// that a run that could not start can be started again once they are mended.
+  void begin(const Recipe& recipe) const;
+
   std::filesystem::path adapter() const { return folder_ / "adapter.safetensors"; }
   const std::filesystem::path& folder() const { return folder_; }
 
   bool has_checkpoint() const { return std::filesystem::exists(checkpoint()); }
+  std::filesystem::path checkpoint() const { return folder_ / "checkpoint.pt"; }
   TensorMap load_checkpoint() const { return load_tensors(checkpoint()); }
   void save_checkpoint(const TensorMap& state) const { save_pytorch(checkpoint(), state); }
 
@@ -33,7 +38,6 @@ class RunDir {
   void save_result(const std::string& line) const;
 
  private:
-  std::filesystem::path checkpoint() const { return folder_ / "checkpoint.pt"; }
   std::filesystem::path folder_;
 };
 
