@@ -38,7 +38,8 @@ void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter)
       {"backbone", Json{{"name", adapter.backbone.name},
                         {"format", adapter.backbone.format},
                         {"hash", adapter.backbone.hash},
-                        {"position_resize", adapter.backbone.position_resize}}
+                        {"position_resize", adapter.backbone.position_resize},
+                        {"architecture", adapter.backbone.architecture}}
                        .dump()},
       {"image_size", Json(adapter.image_size).dump()},
       {"pool", adapter.pool},
@@ -67,6 +68,7 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
     adapter.backbone.format = backbone.at("format").get<std::string>();
     adapter.backbone.hash = backbone.at("hash").get<std::string>();
     adapter.backbone.position_resize = backbone.at("position_resize").get<std::string>();
+    adapter.backbone.architecture = backbone.at("architecture").get<std::string>();
     // A vector first: reading an array of two would pass over a third element.
     const auto size = Json::parse(metadata(map, file, "image_size")).get<std::vector<int64_t>>();
     if (size.size() != 2 || size[0] <= 0 || size[1] <= 0)
@@ -74,7 +76,10 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
     adapter.image_size = {size[0], size[1]};
     adapter.classes = Json::parse(metadata(map, file, "classes")).get<std::vector<std::string>>();
   } catch (const nlohmann::json::exception& error) {
-    throw FileError(file, std::string("metadata is damaged: ") + error.what());
+    const std::string text = error.what();
+    const size_t tag = text.find("] ");  // of nlohmann
+    throw FileError(file,
+                    "metadata is damaged: " + text.substr(tag == std::string::npos ? 0 : tag + 2));
   }
   adapter.pool = metadata(map, file, "pool");
   read_json_fields(metadata(map, file, "adapter"), adapter.adapter, file);
@@ -107,6 +112,9 @@ void apply_adapter(const AdapterFile& file, TunedModel& model) {
     if (found->second.sizes() != tensor.sizes())
       throw Error("adapter: tensor " + name + ": got shape " + shape_text(found->second) +
                   ", wanted " + shape_text(tensor));
+    if (!found->second.is_floating_point())
+      throw Error("adapter: tensor " + name + ": got type " +
+                  c10::toString(found->second.scalar_type()) + ", wanted a floating point type");
     tensor.copy_(found->second);
   }
   if (wanted.size() != file.weights.tensors.size())

@@ -70,9 +70,11 @@ int run_eval(const Arguments& arguments) {
   DatasetConfig config = chosen_split(trained, arguments);
   LoadedModel loaded = load_trained(trained, arguments);
   Recipe recipe = trained.recipe.value_or(Recipe{});
+  recipe.input = loaded.input;
+  if (arguments.has("--data")) recipe.data.class_names.clear();
   int workers = worker_count(recipe.train);
-  std::unique_ptr<Dataset> dataset = open_checked(
-      config, recipe.data, static_cast<int64_t>(loaded.classes.size()), workers, "data");
+  std::unique_ptr<Dataset> dataset =
+      open_checked(recipe, config, static_cast<int64_t>(loaded.classes.size()), "data");
   check_names(config, *dataset, loaded.classes);
   ImagePipeline pipeline(loaded.input, AugmentConfig{});
   print_line(metrics_json(evaluate(loaded.model, *dataset, pipeline,

@@ -20,7 +20,7 @@ int run_predict(const Arguments& arguments) {
   Trained trained = find_trained(arguments.positional()[0], arguments);
   LoadedModel loaded = load_trained(trained, arguments);
   ImagePipeline pipeline(loaded.input, AugmentConfig{});
-  DecodeOptions decode{.exif_orientation = trained.recipe && trained.recipe->data.exif_orientation};
+  const DecodeOptions decode{.exif_orientation = loaded.input.exif_orientation};
   int64_t top = arguments.integer("--top", 5, 1);
   int status = 0;
   for (size_t i = 1; i < arguments.positional().size(); ++i) {

@@ -120,10 +120,8 @@ void fields(FieldVisitor& visitor, DataConfig& config) {
                 "names in the order of the labels, for sets that only number their classes");
   visitor.choice("on_error", config.on_error, {"stop", "skip"},
                  "what to do about an image that cannot be decoded");
-  visitor.field("exif_orientation", config.exif_orientation,
-                "turn images as their EXIF tag says (timm and torchvision do not)");
   visitor.field("cache_mb", config.cache_mb, "memory for decoded images in MiB; 0 = none",
-                at_least(0));
+                between(0, 1 << 24));
 }
 
 std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeOptions& decode,
@@ -141,7 +139,8 @@ std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeO
 void Dataset::name_classes(const std::vector<std::string>& names, const std::string& where) {
   if (names.size() != classes_.size()) {
     throw Error(where + ": data.class_names has " + std::to_string(names.size()) +
-                " names, wanted one for each of the " + std::to_string(classes_.size()) + " classes");
+                " names, wanted one for each of the " + std::to_string(classes_.size()) +
+                " classes");
   }
   classes_ = names;
 }
@@ -169,7 +168,7 @@ void check_same_classes(const Dataset& train, const Dataset& other, const std::s
 }
 
 std::vector<BrokenImage> find_broken_images(const Dataset& dataset, int workers,
-                                            const std::function<void(int64_t)>& progress) {
+                                            const std::function<bool(int64_t)>& progress) {
   std::vector<BrokenImage> broken;
   std::mutex mutex;
   std::condition_variable changed;
@@ -199,8 +198,11 @@ std::vector<BrokenImage> find_broken_images(const Dataset& dataset, int workers,
       changed.wait(lock, [&] { return done > reported; });
       reported = done;
       lock.unlock();
-      if (progress) progress(reported);
+      const bool goes_on = !progress || progress(reported);
       lock.lock();
+      if (goes_on) continue;
+      next = dataset.size();
+      break;
     }
   }
   std::sort(broken.begin(), broken.end(),

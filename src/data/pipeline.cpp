@@ -126,6 +126,8 @@ void fields(FieldVisitor& visitor, InputConfig& config) {
   visitor.field("std", config.std,
                 "standard deviation of each channel of [0, 1] pixels; empty = the backbone's own",
                 above(0));
+  visitor.field("exif_orientation", config.exif_orientation,
+                "turn images as their EXIF tag says (timm and torchvision do not)");
 }
 
 void fields(FieldVisitor& visitor, AugmentConfig& config) {

@@ -5,6 +5,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/core/rng.h"
+#include "convpass/data/pipeline.h"
 #include "convpass/models/vit_checkpoint.h"
 
 namespace convpass {
@@ -52,14 +53,50 @@ uint64_t init_key(const Recipe& recipe, InitIndex part) {
   return random_key(static_cast<uint64_t>(recipe.train.seed), 0, part, Purpose::init);
 }
 
-}  // namespace
+VitConfig named_variant(const Recipe& recipe) {
+  try {
+    return vit_variant(recipe.backbone.variant);
+  } catch (const Error& error) {
+    throw RecipeError(recipe.file, "/backbone/variant", error.what());
+  }
+}
 
-void build_backbone(const Recipe& recipe, TunedModel& model) {
+/// The image size of the recipe, else the checkpoint's own.
+std::array<int64_t, 2> checked_image_size(const Recipe& recipe, const VitConfig& vit) {
+  constexpr int64_t kMaxSide = 4096;  // beyond it the position embedding alone fills the memory
+  const auto size = image_size(recipe.backbone, vit);
+  for (int64_t side : size) {
+    if (side > kMaxSide)
+      throw RecipeError(
+          recipe.file, "/backbone/image_size",
+          "got " + std::to_string(side) + ", wanted at most " + std::to_string(kMaxSide));
+    if (side % vit.patch != 0)
+      throw RecipeError(recipe.file, "/backbone/image_size",
+                        "got " + std::to_string(side) + ", wanted a multiple of the patch size " +
+                            std::to_string(vit.patch));
+  }
+  return size;
+}
+
+void check_blocks(const Recipe& recipe, const Backbone& backbone) {
+  const auto* config = std::get_if<ConvpassConfig>(&recipe.adapter);
+  if (!config) return;
+  for (size_t i = 0; i < config->blocks.size(); ++i)
+    if (config->blocks[i] >= backbone.depth())
+      throw RecipeError(recipe.file, "/adapter/blocks/" + std::to_string(i),
+                        "got " + std::to_string(config->blocks[i]) + ", wanted 0 to " +
+                            std::to_string(backbone.depth() - 1));
+}
+
+/// Loads or draws the backbone. `known` is what an adapter file says of its architecture: weights
+/// do not tell heads, eps, activation and position resizing, and the file beside them may be
+/// another one.
+void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& model) {
   const BackboneConfig& config = recipe.backbone;
   VitCheckpoint checkpoint;
   if (config.weights.empty()) {
-    checkpoint.config = vit_variant(config.variant);
-    const auto size = image_size(config, checkpoint.config);
+    checkpoint.config = named_variant(recipe);
+    const auto size = checked_image_size(recipe, checkpoint.config);
     checkpoint.config.grid_height = size[0] / checkpoint.config.patch;
     checkpoint.config.grid_width = size[1] / checkpoint.config.patch;
     checkpoint.backbone = Vit::random_weights(checkpoint.config, init_key(recipe, kBackboneInit));
@@ -68,19 +105,17 @@ void build_backbone(const Recipe& recipe, TunedModel& model) {
     checkpoint = load_vit_checkpoint(config.weights);
     model.identity.format = vit_format_name(checkpoint.format);
     if (config.variant != "auto") {
-      const VitConfig wanted = vit_variant(config.variant);
+      const VitConfig wanted = named_variant(recipe);
       if (!same_architecture(wanted, checkpoint.config))
         throw RecipeError(recipe.file, "/backbone/variant",
                           "got " + architecture_text(checkpoint.config) + " in " +
                               config.weights.string() + ", wanted " + architecture_text(wanted));
     }
   }
-  const auto size = image_size(config, checkpoint.config);
-  for (int64_t side : size)
-    if (side % checkpoint.config.patch != 0)
-      throw RecipeError(recipe.file, "/backbone/image_size",
-                        "got " + std::to_string(side) + ", wanted a multiple of the patch size " +
-                            std::to_string(checkpoint.config.patch));
+  if (known != nullptr && known->backbone.hash == checkpoint.hash)
+    read_json_fields(known->backbone.architecture, checkpoint.config, recipe.file);
+  const auto size = checked_image_size(recipe, checkpoint.config);
+  model.identity.architecture = write_json_fields(checkpoint.config);
   model.identity.name = vit_name(checkpoint.config);
   model.identity.hash = checkpoint.hash;
   model.identity.position_resize = position_resize_name(checkpoint.config.position_resize);
@@ -91,14 +126,21 @@ void build_backbone(const Recipe& recipe, TunedModel& model) {
       Vit::Options{.image_size = size, .pool = config.pool, .drop_path = config.drop_path});
 }
 
-TunedModel build_model(const Recipe& recipe, int64_t classes) {
+TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known) {
   TunedModel model;
-  build_backbone(recipe, model);
+  build_backbone(recipe, known, model);
+  check_blocks(recipe, *model.backbone);
   model.adapter = make_adapter(recipe.adapter, *model.backbone, init_key(recipe, kAdapterInit));
   model.head =
       make_head(recipe.head, model.backbone->feature_dim(), classes, init_key(recipe, kHeadInit));
   model.to(resolve_device(recipe.train.device), recipe.train.precision);
   return model;
+}
+
+}  // namespace
+
+TunedModel build_model(const Recipe& recipe, int64_t classes) {
+  return build(recipe, classes, nullptr);
 }
 
 InputConfig resolve_input(const InputConfig& input, const TunedModel& model) {
@@ -147,12 +189,24 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
   recipe.backbone.trainable =
       std::any_of(file.weights.tensors.begin(), file.weights.tensors.end(),
                   [](const auto& entry) { return entry.first.rfind("backbone.", 0) == 0; });
+  if (recipe.backbone.trainable && precision != Precision::f32)
+    throw FileError(adapter_path,
+                    "holds a fine-tuned backbone, which runs in f32: got precision bf16");
   recipe.adapter = file.adapter;
   recipe.train.device = device;
   recipe.train.precision = precision;
-  loaded.model = build_model(recipe, static_cast<int64_t>(file.classes.size()));
-  apply_adapter(file, loaded.model);
-  loaded.input = resolve_input(loaded.input, loaded.model);
+  try {
+    loaded.model = build(recipe, static_cast<int64_t>(file.classes.size()), &file);
+    apply_adapter(file, loaded.model);
+    loaded.input = resolve_input(loaded.input, loaded.model);
+    ImagePipeline(loaded.input, AugmentConfig{});  // checks the numbers
+  } catch (const FileError&) {
+    throw;
+  } catch (const RecipeError&) {
+    throw;
+  } catch (const Error& error) {
+    throw FileError(adapter_path, error.what());
+  }
   return loaded;
 }
 

@@ -16,7 +16,7 @@ void fields(FieldVisitor& visitor, OptimizerConfig& config) {
   visitor.field("betas", config.betas, "adamw, adam: decay of the two moments",
                 {.min = 0, .max = 0.999999999});
   visitor.field("eps", config.eps, "adamw, adam: added to the root of the second moment", above(0));
-  visitor.field("momentum", config.momentum, "sgd: momentum", between(0, 1));
+  visitor.field("momentum", config.momentum, "sgd: momentum", between(0, 0.9999));
   visitor.field("weight_decay", config.weight_decay, "weight decay", at_least(0));
   visitor.field("decay_norm_and_bias", config.decay_norm_and_bias,
                 "whether tensors of one dimension decay too (Convpass: yes)");

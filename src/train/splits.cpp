@@ -1,6 +1,7 @@
 #include "src/train/splits.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "convpass/core/error.h"
@@ -13,53 +14,88 @@ int worker_count(const TrainConfig& config) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
 }
 
-std::unique_ptr<Dataset> open_checked(const DatasetConfig& config, const DataConfig& data,
-                                      int64_t classes, int workers, const std::string& where) {
-  auto dataset = open_dataset(config, {.exif_orientation = data.exif_orientation}, classes, where);
-  if (!data.class_names.empty() && !std::holds_alternative<FolderSource>(config.source)) {
-    dataset->name_classes(data.class_names, where);
+namespace {
+
+bool is_text(const std::string& name) {
+  // What JSON cannot hold would be found out only when the adapter is written.
+  return nlohmann::json(name).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore) ==
+         nlohmann::json(name).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::unique_ptr<Dataset> open_split(const Recipe& recipe, const DatasetConfig& config,
+                                    int64_t classes, const std::string& where) {
+  auto dataset =
+      open_dataset(config, {.exif_orientation = recipe.input.exif_orientation}, classes, where);
+  const std::vector<std::string>& names = recipe.data.class_names;
+  if (!names.empty()) {
+    if (std::holds_alternative<FolderSource>(config.source))
+      throw RecipeError(recipe.file, "/data/class_names",
+                        "got names for " + where + ", whose folders name the classes; wanted none");
+    dataset->name_classes(names, where);
   }
-  Progress progress("checking " + where, dataset->size(), "image");
+  for (const std::string& name : dataset->classes())
+    if (!is_text(name)) throw Error(where + ": the name of a class is not UTF-8");
+  return dataset;
+}
+
+}  // namespace
+
+void check_images(Dataset& dataset, const Recipe& recipe, const std::string& where) {
+  Progress progress("checking " + where, dataset.size(), "image");
   const std::vector<BrokenImage> broken =
-      find_broken_images(*dataset, workers, [&](int64_t done) { progress.update(done); });
+      find_broken_images(dataset, worker_count(recipe.train), [&](int64_t done) {
+        progress.update(done);
+        return !stop_requested();
+      });
   progress.finish();
-  if (broken.empty()) return dataset;
-  if (data.on_error == OnError::stop) {
+  if (broken.empty() || stop_requested()) return;
+  if (recipe.data.on_error == OnError::stop) {
     for (size_t i = 0; i < std::min<size_t>(10, broken.size()); ++i) say(broken[i].message);
     throw Error(
-        where + ": " + std::to_string(broken.size()) + " of " + std::to_string(dataset->size()) +
+        where + ": " + std::to_string(broken.size()) + " of " + std::to_string(dataset.size()) +
         " images cannot be read (listed above, ten at most); mend them, or leave them out with "
         "data.on_error \"skip\"");
   }
   std::vector<int64_t> whole;
-  for (int64_t i = 0, next = 0; i < dataset->size(); ++i) {
+  for (int64_t i = 0, next = 0; i < dataset.size(); ++i) {
     if (next < static_cast<int64_t>(broken.size()) && broken[static_cast<size_t>(next)].index == i)
       ++next;
     else
       whole.push_back(i);
   }
   if (whole.empty()) throw Error(where + ": no image can be read");
-  dataset->keep(whole);
+  dataset.keep(whole);
   say(where + ": left out " + std::to_string(broken.size()) + " images that cannot be read");
+}
+
+std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
+                                      int64_t classes, const std::string& where) {
+  auto dataset = open_split(recipe, config, classes, where);
+  check_images(*dataset, recipe, where);
   return dataset;
 }
 
 Splits open_splits(const Recipe& recipe) {
   const DataConfig& data = recipe.data;
-  const int workers = worker_count(recipe.train);
   Splits splits;
-  splits.train = open_checked(*data.train, data, data.classes, workers, "data.train");
+  splits.train = open_split(recipe, *data.train, data.classes, "data.train");
   const auto classes = static_cast<int64_t>(splits.train->classes().size());
   auto other = [&](const std::optional<DatasetConfig>& config, const std::string& where) {
     std::unique_ptr<Dataset> dataset;
     if (!config) return dataset;
-    dataset = open_checked(*config, data, classes, workers, where);
+    dataset = open_split(recipe, *config, classes, where);
     check_same_classes(*splits.train, *dataset, where);
     return dataset;
   };
   splits.val = other(data.val, "data.val");
   splits.test = other(data.test, "data.test");
   return splits;
+}
+
+void check_images(Splits& splits, const Recipe& recipe) {
+  check_images(*splits.train, recipe, "data.train");
+  if (splits.val) check_images(*splits.val, recipe, "data.val");
+  if (splits.test) check_images(*splits.test, recipe, "data.test");
 }
 
 }  // namespace convpass

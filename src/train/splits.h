@@ -12,14 +12,16 @@ struct Splits {
   std::unique_ptr<Dataset> train, val, test;
 };
 
-/// Opens the splits, checks that their classes agree, and decodes every image once: broken ones
-/// stop the run (the first ten and a count) or are left out, as `data.on_error` says. Errors:
-/// Error.
+/// Opens the splits and checks that their classes agree; no image is read. Errors: Error.
 Splits open_splits(const Recipe& recipe);
 
-/// Opens and checks one split.
-std::unique_ptr<Dataset> open_checked(const DatasetConfig& config, const DataConfig& data,
-                                      int64_t classes, int workers, const std::string& where);
+/// Decodes every image once: broken ones stop the run (the first ten and a count) or are left out,
+/// as `data.on_error` says. A stop that is requested meanwhile ends it early. Errors: Error.
+void check_images(Splits& splits, const Recipe& recipe);
+
+/// Opens one data set and checks its images.
+std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
+                                      int64_t classes, const std::string& where);
 
 /// Threads that decode: as configured, or one per two cores.
 int worker_count(const TrainConfig& config);

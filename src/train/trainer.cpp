@@ -45,16 +45,24 @@ class Trainer {
         training_view_(input_, recipe.augment),
         evaluation_view_(input_, AugmentConfig{}),
         optimizer_(recipe.optimizer, model_.trainable()),
-        inputs_(model_, *splits_.train, training_view_, input_options()) {
-    steps_per_epoch_ = std::max<int64_t>(1, inputs_.steps_per_epoch() / recipe.train.accumulate);
+        inputs_(model_, whole_images(), training_view_, input_options()) {
+    batches_per_epoch_ = inputs_.steps_per_epoch();
+    steps_per_epoch_ = std::max<int64_t>(1, batches_per_epoch_ / recipe.train.accumulate);
     total_steps_ =
         recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
   }
 
   TrainOutcome run() {
     const Clock::time_point start = Clock::now();
+    if (stop_requested()) return {};  // while images were checked or features computed
+    run_.begin(recipe_);
     if (run_.has_checkpoint()) {
-      load_state(run_.load_checkpoint());
+      const TensorMap saved = run_.load_checkpoint();
+      try {
+        load_state(saved);
+      } catch (const Error& error) {
+        throw FileError(run_.checkpoint(), error.what());
+      }
       run_.cut_log(step_);
       say("resuming at step " + std::to_string(step_) + " of " + std::to_string(total_steps_));
     }
@@ -67,6 +75,20 @@ class Trainer {
   }
 
  private:
+  /// The training set, once every image of the run has been looked at: after the model is built, so
+  /// that a wrong backbone or adapter is reported without the wait.
+  const Dataset& whole_images() {
+    check_images(splits_, recipe_);
+    return *splits_.train;
+  }
+
+  /// The batch that `step` begins with. Each epoch begins with the data's own, whatever
+  /// `accumulate` leaves over.
+  int64_t first_batch(int64_t step) const {
+    return step / steps_per_epoch_ * batches_per_epoch_ +
+           step % steps_per_epoch_ * recipe_.train.accumulate;
+  }
+
   TrainingInputs::Options input_options() const {
     TrainingInputs::Options options;
     options.stream = {.batch_size = recipe_.train.batch_size,
@@ -80,10 +102,11 @@ class Trainer {
 
   /// False when a signal stopped it; the state is saved then.
   bool train_steps() {
-    inputs_.seek(step_ * recipe_.train.accumulate);
+    inputs_.seek(first_batch(step_));
     Progress progress("training", total_steps_, "step");
     Clock::time_point saved = Clock::now();
     auto save = [&] {
+      check_finite();
       run_.save_checkpoint(state());
       saved = Clock::now();
     };
@@ -94,6 +117,8 @@ class Trainer {
         train_seconds_ += seconds_since(start);
         epoch_loss_ += loss;
         ++step_;
+        if (first_batch(step_) != first_batch(step_ - 1) + recipe_.train.accumulate)
+          inputs_.seek(first_batch(step_));
         char note[80];
         std::snprintf(note, sizeof note, "loss %.4f  lr %.2e", loss, rate());
         progress.update(step_, note);
@@ -142,6 +167,18 @@ class Trainer {
     return mean_loss;
   }
 
+  /// A step can end in weights that are not finite although its loss was: the last good checkpoint
+  /// stays.
+  void check_finite() const {
+    for (const auto& [name, tensor] : model_.trainable())
+      if (!at::isfinite(tensor.detach()).all().item<bool>())
+        throw Error("training: step " + std::to_string(step_) + " of " +
+                    std::to_string(total_steps_) + ": got values in " + name +
+                    " that are not finite, wanted finite numbers (lower optimizer.lr or set "
+                    "optimizer.clip_norm); the last checkpoint in " +
+                    run_.folder().string() + " is kept");
+  }
+
   double rate() const {
     return learning_rate(recipe_.schedule, recipe_.optimizer.lr, step_, steps_per_epoch_,
                          total_steps_);
@@ -158,17 +195,17 @@ class Trainer {
               {"train_loss", epoch_loss_ / static_cast<double>(steps)},
               {"images_per_second", images_per_second()}};
     if (splits_.val && (epoch % recipe_.train.eval_every == 0 || step_ == total_steps_)) {
-      last_val_ = evaluate_split(*splits_.val, "val");
+      const Metrics metrics = evaluate_split(*splits_.val, "val");
       if (stop_requested()) return;
-      line["val"] = Json::parse(metrics_json(last_val_));
-      if (last_val_.top1 > best_.top1) {
-        best_.top1 = last_val_.top1;
+      line["val"] = Json::parse(metrics_json(metrics));
+      if (metrics.top1 > best_.top1) {
+        best_.top1 = metrics.top1;
         best_.epoch = epoch;
         if (recipe_.select == SelectRule::best_val) best_.weights = trainable_weights();
       }
       char text[80];
       std::snprintf(text, sizeof text, "epoch %lld: val top-1 %.2f %%",
-                    static_cast<long long>(epoch), 100 * last_val_.top1);
+                    static_cast<long long>(epoch), 100 * metrics.top1);
       say(text);
     }
     run_.log(line.dump());
@@ -183,24 +220,25 @@ class Trainer {
                      .what = name});
   }
 
-  /// Writes the adapter, then evaluates it once on `test`, then writes the result.
+  /// Writes the adapter, then evaluates it once on `test`, then writes the result. `last` is always
+  /// of the last epoch; where `val` chose another, what the adapter reaches on `test` stands beside
+  /// it.
   TrainOutcome finish(Clock::time_point start) {
     const bool take_best = recipe_.select == SelectRule::best_val && best_.epoch > 0;
+    auto evaluated = [&](const Dataset& dataset, const char* split) {
+      Json metrics = Json::parse(metrics_json(evaluate_split(dataset, split)));
+      metrics["split"] = split;
+      return metrics;
+    };
+    Json last = nullptr, test = nullptr;
+    if (splits_.val && (take_best || !splits_.test)) last = evaluated(*splits_.val, "val");
+    if (stop_requested()) return {};
     if (take_best) load_trainable(best_.weights);
     save_adapter(run_.adapter(),
                  adapter_file_of(recipe_, model_, input_, splits_.train->classes()));
-    Json last = nullptr;
-    if (splits_.test) {
-      const Metrics metrics = evaluate_split(*splits_.test, "test");
-      if (stop_requested()) return {};
-      last = Json::parse(metrics_json(metrics));
-      last["split"] = "test";
-    } else if (splits_.val) {
-      last = Json::parse(metrics_json(
-          take_best || last_val_.images == 0 ? evaluate_split(*splits_.val, "val") : last_val_));
-      if (stop_requested()) return {};
-      last["split"] = "val";
-    }
+    if (splits_.test) test = evaluated(*splits_.test, "test");
+    if (stop_requested()) return {};
+    if (splits_.test && !take_best) last = test;
     Json best = nullptr;
     if (best_.epoch > 0)
       best = Json{{"top1", best_.top1}, {"epoch", best_.epoch}, {"split", "val"}};
@@ -214,11 +252,14 @@ class Trainer {
         {"selected", take_best ? "best_val" : "last"},
         {"last", last},
         {"best", best},
+        {"test", test},
         {"adapter_bytes", std::filesystem::file_size(run_.adapter())},
         {"images_per_second", images_per_second()},
         {"wall_seconds", seconds_since(start)}};
-    run_.save_result(result.dump());
-    return {true, result.dump()};
+    // The folder's name need not be UTF-8.
+    const std::string line = result.dump(-1, ' ', false, Json::error_handler_t::replace);
+    run_.save_result(line);
+    return {true, line};
   }
 
   double images_per_second() const {
@@ -239,6 +280,8 @@ class Trainer {
       auto found = weights.tensors.find(name);
       if (found == weights.tensors.end() || found->second.sizes() != tensor.sizes())
         throw Error("checkpoint: tensor " + name + " is missing or of another shape");
+      if (!found->second.is_floating_point())
+        throw Error("checkpoint: tensor " + name + " is of another type");
       tensor.copy_(found->second);
     }
   }
@@ -269,10 +312,18 @@ class Trainer {
     };
     if (!map.has("progress") || map.at("progress").numel() != 5)
       throw Error("checkpoint: got no progress of a run, wanted a checkpoint.pt of convpass train");
+    if (!map.at("progress").is_floating_point())
+      throw Error("checkpoint: got a progress of whole numbers, wanted floating point");
+    const at::Tensor progress = map.at("progress").to(at::kDouble).contiguous();
+    const double step = progress[0].item<double>(), best_epoch = progress[3].item<double>();
+    if (!(step >= 0 && step <= static_cast<double>(total_steps_)) ||
+        !(best_epoch >= 0 && best_epoch <= static_cast<double>(total_steps_)))
+      throw Error("checkpoint: got a progress of step " + std::to_string(step) +
+                  " and best epoch " + std::to_string(best_epoch) + ", wanted 0 to " +
+                  std::to_string(total_steps_));
     load_trainable(part("model"));
     optimizer_.load_state(part("optimizer"));
     best_.weights = part("best");
-    const at::Tensor progress = map.at("progress").to(at::kDouble);
     step_ = static_cast<int64_t>(progress[0].item<double>());
     epoch_loss_ = progress[1].item<double>();
     best_.top1 = progress[2].item<double>();
@@ -288,12 +339,11 @@ class Trainer {
   ImagePipeline training_view_, evaluation_view_;
   Optimizer optimizer_;
   TrainingInputs inputs_;
-  int64_t steps_per_epoch_ = 1, total_steps_ = 0;
+  int64_t batches_per_epoch_ = 1, steps_per_epoch_ = 1, total_steps_ = 0;
   int64_t step_ = 0;  ///< optimiser steps done
   double epoch_loss_ = 0;
   bool epoch_ended_ = false;  ///< its last step is done, its evaluation is not
   Best best_;
-  Metrics last_val_;
   int64_t images_trained_ = 0;
   double train_seconds_ = 0;
 };

@@ -47,7 +47,8 @@ inline TunedModel tiny_model(const AdapterConfig& adapter, int64_t classes = 5,
                     .format = "random",
                     .hash = "0123456789abcdef0123456789abcdef01234567",
                     .position_resize = "none",
-                    .normalization = {}};
+                    .normalization = {},
+                    .architecture = "{}"};
   model.adapter = make_adapter(adapter, *model.backbone, 1);
   model.head = make_head({}, config.width, classes, 2);
   model.to(at::kCPU, Precision::f32);

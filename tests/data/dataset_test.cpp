@@ -387,8 +387,10 @@ TEST(BrokenImages, AreFoundByAnyNumberOfThreads) {
   const auto dataset = open({FolderSource{folder.path()}});
   for (int workers : {1, 3}) {
     std::vector<int64_t> progress;
-    const auto broken =
-        find_broken_images(*dataset, workers, [&](int64_t done) { progress.push_back(done); });
+    const auto broken = find_broken_images(*dataset, workers, [&](int64_t done) {
+      progress.push_back(done);
+      return true;
+    });
     ASSERT_EQ(broken.size(), 2u);
     EXPECT_EQ(broken[0].index, 3);
     EXPECT_EQ(broken[1].index, 7);

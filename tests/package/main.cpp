@@ -1,10 +1,10 @@
 // Builds a small random ViT with Convpass through the public headers alone and runs it.
 #include <ATen/ATen.h>
-
 #include <convpass/adapters/convpass.h>
 #include <convpass/core/device.h>
 #include <convpass/data/image.h>
 #include <convpass/models/vit.h>
+
 #include <iostream>
 
 int main() {

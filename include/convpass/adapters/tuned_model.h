@@ -35,6 +35,8 @@ struct BackboneIdentity {
   std::string hash;             ///< weights_hash of the checkpoint as stored, before any resizing
   std::string position_resize;  ///< method that resized the positions
   Normalization normalization;
+  std::string
+      architecture;  ///< its config as JSON text: what weights alone do not tell (heads, eps, ...)
 };
 
 /// Backbone, adapter and head. What is trainable is what is saved, and is whole parts: the head

@@ -39,8 +39,8 @@ void write_atomically(const std::filesystem::path& file,
                       const std::function<void(std::ostream&)>& write);
 void write_atomically(const std::filesystem::path& file, const std::string& text);
 
-/// Removes from `folder` the temporary neighbours of writers that were killed; those of living processes
-/// stay.
+/// Removes from `folder` the temporary neighbours of writers that were killed; those of living
+/// processes stay.
 void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace convpass

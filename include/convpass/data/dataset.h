@@ -57,10 +57,9 @@ enum class OnError { stop, skip };
 
 struct DataConfig {
   std::optional<DatasetConfig> train, val, test;
-  int64_t classes = 0;  ///< 0 = as many as the training set has
+  int64_t classes = 0;                   ///< 0 = as many as the training set has
   std::vector<std::string> class_names;  ///< for sets that only number their classes
   OnError on_error = OnError::stop;
-  bool exif_orientation = false;
   int64_t cache_mb = 2048;  ///< memory for decoded images, MiB
 };
 
@@ -114,8 +113,8 @@ struct BrokenImage {
 };
 
 /// Decodes everything once, in parallel, and returns what cannot be read. `progress` is called from
-/// one thread with the number done.
+/// one thread with the number done; false ends the search early.
 std::vector<BrokenImage> find_broken_images(const Dataset& dataset, int workers,
-                                            const std::function<void(int64_t)>& progress = {});
+                                            const std::function<bool(int64_t)>& progress = {});
 
 }  // namespace convpass

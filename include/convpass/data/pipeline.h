@@ -25,6 +25,7 @@ struct InputConfig {
   double crop_fraction = 1.0;
   Interpolation interpolation = Interpolation::bicubic;
   std::vector<double> mean, std;  ///< per channel of [0, 1] pixels; empty = the backbone's own
+  bool exif_orientation = false;  ///< turn images as their EXIF tag says
 };
 
 enum class CropMode {

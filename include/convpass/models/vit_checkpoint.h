@@ -31,10 +31,17 @@ struct VitCheckpoint {
   std::string hash;             ///< of the backbone tensors; the same weights in two formats agree
 };
 
-/// Reads any supported ViT file. A `config.json` beside it (Hugging Face, timm) is read for what
-/// tensors do not tell: heads, eps, activation. Without it heads are width / 64. Errors: FileError
-/// naming missing and left-over tensors, apart from the documented list per format (old heads,
-/// mask_token, pre_logits).
+/// Reads any supported ViT file. A `config.json` beside it (Hugging Face, timm) or an
+/// `open_clip_config.json` is read for what tensors do not tell: heads, eps, activation. Without it
+/// heads are width / 64, or 16 for the widths 1152, 1280, 1408 and 1664.
+///
+/// QuickGELU cannot be seen in the tensors. timm: only where config.json names a known
+/// `..._clip_quickgelu` architecture or says so in model_args.act_layer. CLIP: as
+/// open_clip_config.json says; without it only where the file has `input_resolution`, as OpenAI's
+/// do. Hugging Face CLIP: unless hidden_act says otherwise.
+///
+/// Errors: FileError naming missing and left-over tensors, apart from the documented list per
+/// format (old heads, mask_token, pre_logits).
 VitCheckpoint load_vit_checkpoint(const std::filesystem::path& file);
 
 /// The same from tensors already read; `file` is for messages and for config.json.

@@ -10,11 +10,9 @@
 
 namespace convpass {
 
-/// Loads or draws the backbone. Errors: FileError, RecipeError (a variant that is not the file's:
-/// both are shown; an image size that is no multiple of the patch).
-void build_backbone(const Recipe& recipe, TunedModel& model);
-
 /// Backbone, adapter and head as the recipe says, on the device and in the precision of `train`.
+/// Errors: FileError, RecipeError (a variant that is not the file's: both are shown; an image size
+/// that is no multiple of the patch).
 TunedModel build_model(const Recipe& recipe, int64_t classes);
 
 /// The input config with size, mean and std filled in from the backbone where the recipe leaves

@@ -42,7 +42,7 @@ struct TrainConfig {
   Precision precision = Precision::f32;
   int64_t workers = 0;     ///< threads that decode; 0 = one per two cores, at least one
   int64_t eval_every = 1;  ///< epochs between evaluations on `val`
-  int64_t save_every = 0;  ///< steps between checkpoints; 0 = every epoch
+  int64_t save_every = 0;  ///< steps between checkpoints; 0 = at ends of epochs, at most every 5 s
 };
 
 enum class SelectRule { last, best_val };
