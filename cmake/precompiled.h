@@ -1,5 +1,5 @@
-// What nearly every source of ours includes and what takes longest to parse. Each source still includes
-// what it uses, so that it compiles without this file.
+// What nearly every source of ours includes and what takes longest to parse. Each source still
+// includes what it uses, so that it compiles without this file.
 #pragma once
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>

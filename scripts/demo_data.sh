@@ -29,7 +29,10 @@ backbone() {
     say "demo/vit_s14.safetensors is there"
     return
   fi
-  [[ -x "$(command -v "$python")" ]] || fail "no $python: set up .venv first, or set PYTHON"
+  if [[ $python == .venv/bin/python && ! -x $python ]]; then
+    python3 -m venv .venv  # where LIBTORCH names another folder, set-up made none
+  fi
+  [[ -x "$(command -v "$python")" ]] || fail "no $python, wanted a Python 3"
   if ! "$python" -c 'import numpy, onnx, safetensors' 2>/dev/null; then
     say "installing numpy, onnx and safetensors for $python"
     "$python" -m pip install --quiet numpy onnx safetensors

@@ -1,4 +1,4 @@
-"""Writes the first test images of Fashion-MNIST as PNG files, so that `convpass predict` has files to read.
+"""Writes the first test images of Fashion-MNIST as PNG files for `convpass predict` to read.
 
 demo_images.py IDX_FOLDER OUT COUNT. Standard library only.
 """
@@ -9,7 +9,7 @@ import sys
 import zlib
 from pathlib import Path
 
-NAMES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
+NAMES = "t-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
