@@ -1,8 +1,10 @@
 #include "convpass/adapters/adapter_file.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"

@@ -2,6 +2,7 @@
 // in the case's arguments; those with "tiny" run in a moment and are what continuous integration
 // runs.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <benchmark/benchmark.h>
 
 #include <filesystem>

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <sstream>
+
 #include "convpass/core/error.h"
 #include "convpass/models/layers.h"
 

@@ -1,6 +1,7 @@
 #include "convpass/train/evaluate.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <limits>
 #include <nlohmann/json.hpp>

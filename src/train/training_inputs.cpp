@@ -1,6 +1,7 @@
 #include "src/train/training_inputs.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <chrono>
 

@@ -1,6 +1,7 @@
 #include "convpass/models/vit.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "convpass/core/error.h"

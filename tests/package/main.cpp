@@ -1,5 +1,6 @@
 // Builds a small random ViT with Convpass through the public headers alone and runs it.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <convpass/adapters/convpass.h>
 #include <convpass/core/device.h>
 #include <convpass/data/image.h>

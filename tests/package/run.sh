@@ -9,6 +9,6 @@ trap 'rm -rf "$scratch"' EXIT
 cmake --install "$build" --prefix "$scratch/prefix" >/dev/null
 cmake -G Ninja -S "$here" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
   -DCMAKE_BUILD_TYPE=Release >/dev/null
-ninja -C "$scratch/build" >/dev/null
+ninja --quiet -C "$scratch/build"
 "$scratch/build/uses_convpass"
 echo "package: an installed convpass is found, linked and run"
