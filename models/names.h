@@ -116,7 +116,7 @@ std::map<std::string, std::vector<int64_t>> vit_shapes(const VitConfig& config);
 /// What a configuration file beside the weights says.
 struct ConfigFacts {
   std::filesystem::path file;  ///< for messages
-  std::optional<int64_t> heads, head_width, depth, registers;
+  std::optional<int64_t> width, heads, head_width, depth, registers;
   std::optional<double> eps;
   std::optional<Activation> activation;
   std::optional<Pool> pool;

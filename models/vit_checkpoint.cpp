@@ -177,6 +177,8 @@ class Reader {
     if (config_.width == 0) config_.width = block_extent("norm1.weight", 0);
     config_.patch = extent("patch_embed.proj.weight", 3);
     config_.depth = std::max(renamed_.depth, facts_.depth.value_or(0));
+    agrees_with_file("blocks", facts_.depth, config_.depth);
+    agrees_with_file("width", facts_.width, config_.width);
     if (config_.depth < 1 || config_.depth > kDeepest)
       throw FileError(file_, "got " + std::to_string(config_.depth) + " blocks, wanted 1 to " +
                                  std::to_string(kDeepest));
@@ -217,6 +219,15 @@ class Reader {
                                                       : defaults.resize;
     read_heads();
     read_grid();
+  }
+
+  /// The configuration may name more than the weights hold (they are incomplete then, which check()
+  /// says), but nothing else.
+  void agrees_with_file(const char* what, std::optional<int64_t> said, int64_t held) const {
+    if (said && held > 0 && *said != held)
+      throw FileError(facts_.file, std::string("is of another model than ") + file_.string() +
+                                       ": got " + what + " " + std::to_string(*said) + ", wanted " +
+                                       std::to_string(held));
   }
 
   /// Flax's gelu is the tanh form. The original files are read with the erf form by timm and
@@ -278,9 +289,12 @@ class Reader {
   void read_declared(Normalization& normalization) {
     normalization = defaults_of(table_.format).normalization;
     if (table_.format == VitFormat::timm) {
-      if (config_.layer_scale || config_.registers > 0 || config_.distillation_token)
+      if (config_.pre_norm)
+        normalization = kClip;
+      else if (config_.layer_scale || config_.registers > 0 || config_.distillation_token)
         normalization = kImageNet;
-      if (config_.pre_norm) normalization = kClip;
+      else  // AugReg's and DeiT's plain files have the same names and differ in this
+        normalization.assumed = true;
     }
     if (facts_.normalization) normalization = *facts_.normalization;
     if (auto text = source_.metadata.find(kConfigKey); text != source_.metadata.end()) {

@@ -139,6 +139,7 @@ void read_hugging_face(const std::filesystem::path& folder, ConfigFacts& facts) 
   if (auto json = read_object(facts.file)) {
     Object root(*json, facts.file, "");
     const Object config = root.part("vision_config").value_or(root);
+    facts.width = config.integer("hidden_size");
     facts.heads = config.integer("num_attention_heads");
     facts.depth = config.integer("num_hidden_layers");
     facts.registers = config.integer("num_register_tokens");
@@ -165,6 +166,7 @@ void read_timm(const std::filesystem::path& folder, ConfigFacts& facts) {
   }
   auto pool = root.text("global_pool");
   if (auto arguments = root.part("model_args")) {
+    facts.width = arguments->integer("embed_dim");
     facts.heads = arguments->integer("num_heads");
     facts.depth = arguments->integer("depth");
     if (auto registers = arguments->integer("reg_tokens")) facts.registers = registers;
@@ -187,6 +189,7 @@ void read_open_clip(const std::filesystem::path& folder, ConfigFacts& facts) {
   if (auto model = root.part("model_cfg")) {
     facts.activation = model->flag("quick_gelu") ? Activation::quick_gelu : Activation::gelu;
     if (auto vision = model->part("vision_cfg")) {
+      facts.width = vision->integer("width");
       facts.head_width = vision->integer("head_width");
       facts.depth = vision->integer("layers");
       facts.image_size = vision->size("image_size");

@@ -38,7 +38,8 @@ void describe_vit(const VitCheckpoint& checkpoint, Json& out) {
   out["config"] = Json::parse(write_json_fields(checkpoint.config));
   out["backbone_hash"] = checkpoint.hash;
   out["normalization"] = {{"mean", checkpoint.normalization.mean},
-                          {"std", checkpoint.normalization.std}};
+                          {"std", checkpoint.normalization.std},
+                          {"assumed", checkpoint.normalization.assumed}};
   out["head_tensors"] = checkpoint.head.tensors.size();
 }
 

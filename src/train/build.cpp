@@ -9,6 +9,7 @@
 #include "convpass/core/rng.h"
 #include "convpass/data/pipeline.h"
 #include "convpass/models/vit_checkpoint.h"
+#include "convpass/train/progress.h"
 
 namespace convpass {
 namespace {
@@ -149,6 +150,13 @@ InputConfig resolve_input(const InputConfig& input, const TunedModel& model) {
   InputConfig resolved = input;
   if (resolved.size[0] == 0) resolved.size = model.backbone->image_size();
   const Normalization& own = model.identity.normalization;
+  if (resolved.mean.empty() && own.assumed) {
+    std::ostringstream line;
+    line << "nothing tells with which mean and std the backbone was trained: taken as "
+         << own.mean[0] << " and " << own.std[0]
+         << ", as for AugReg ViTs; set input.mean and input.std for others (DeiT: ImageNet's)";
+    say(line.str());
+  }
   if (resolved.mean.empty()) resolved.mean.assign(own.mean.begin(), own.mean.end());
   if (resolved.std.empty()) resolved.std.assign(own.std.begin(), own.std.end());
   if (resolved.size != model.backbone->image_size())

@@ -224,6 +224,8 @@ TEST(VitCheckpoint, ReadsTheFilesBesideTheWeights) {
       {R"({"num_attention_heads": 2, "hidden_act": "relu"})", "/hidden_act: got \"relu\""},
       {R"({"num_attention_heads": 2, "num_hidden_layers": 3})", "misses 16 tensors"},
       {R"({"num_attention_heads": 2, "num_hidden_layers": 1000000000})", "blocks"},
+      {R"({"num_attention_heads": 2, "num_hidden_layers": 1})", "got blocks 1, wanted 2"},
+      {R"({"num_attention_heads": 2, "hidden_size": 64})", "got width 64, wanted 32"},
       {R"({"num_attention_heads": 2, "vision_config": 5})", "/vision_config: wanted an object"},
   };
   for (const auto& [text, message] : bad) {
@@ -245,13 +247,16 @@ TEST(VitCheckpoint, HasTheEpsOfTheFormatWithoutAConfiguration) {
 }
 
 TEST(VitCheckpoint, GuessesNormalizationOfTimmFilesFromTheirParts) {
-  auto mean_of = [](const char* variant) {
+  auto normalization_of = [](const char* variant) {
     VitConfig config = vit_variant(variant);
     config.depth = 1;
     return vit_checkpoint_from(Vit::random_weights(config, 1), "nowhere/vit.safetensors")
-        .normalization.mean[0];
+        .normalization;
   };
+  auto mean_of = [&](const char* variant) { return normalization_of(variant).mean[0]; };
   EXPECT_EQ(mean_of("vit_tiny_patch16"), 0.5);
+  EXPECT_TRUE(normalization_of("vit_tiny_patch16").assumed);
+  EXPECT_FALSE(normalization_of("vit_base_patch32_clip_224").assumed);
   EXPECT_EQ(mean_of("deit3_small_patch16"), 0.485);
   EXPECT_EQ(mean_of("vit_small_patch14_reg4_dinov2"), 0.485);
   EXPECT_EQ(mean_of("deit_tiny_distilled_patch16"), 0.485);

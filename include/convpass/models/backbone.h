@@ -19,6 +19,7 @@ namespace convpass {
 struct Normalization {
   std::array<double, 3> mean{0.485, 0.456, 0.406};
   std::array<double, 3> std{0.229, 0.224, 0.225};
+  bool assumed = false;  ///< nothing in the file or beside it tells; the usual values of its kind
 };
 
 /// How the N tokens of a sequence `[B, N, D]` lie: `prefix` tokens (class, distillation,
