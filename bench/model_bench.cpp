@@ -1,6 +1,6 @@
-// Time of the parts of a training step: one bypass, the whole model, checkpoint loading. Names end
-// in the case's arguments; those with "tiny" run in a moment and are what continuous integration
-// runs.
+// Time of the parts of a training step: one bypass, one block, the whole model, checkpoint loading.
+// Names hold the case's arguments; those with "tiny" run in a moment and are what continuous
+// integration runs.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <benchmark/benchmark.h>
@@ -48,15 +48,21 @@ TunedModel random_model(const std::string& variant, bool adapter, Precision prec
   return model;
 }
 
-/// One bypass on tokens [batch, 1 + grid^2, dim].
-void BM_Bypass(benchmark::State& state, bool backward, const std::string& variant, int64_t batch,
-               int64_t width, Precision precision) {
-  auto vit = random_vit(variant_named(variant), precision, 0);
-  const TokenLayout layout = vit->layout();
-  Convpass adapter(ConvpassConfig{.width = width}, *vit, 1);
+struct BypassCase {
+  int64_t dim, grid, batch, width;  ///< of tokens [batch, 1 + grid^2, dim] and bottleneck
+};
+
+/// One bypass.
+void BM_Bypass(benchmark::State& state, const BypassCase& size, bool backward,
+               Precision precision) {
+  VitConfig config = tiny_variant();
+  config.width = size.dim;
+  config.depth = 1;
+  auto vit = random_vit(config, precision, 0);
+  const TokenLayout layout{.prefix = 1, .height = size.grid, .width = size.grid};
+  Convpass adapter(ConvpassConfig{.width = size.width}, *vit, 1);
   adapter.to(at::kCPU);
-  at::Tensor tokens =
-      at::randn({batch, layout.tokens(), vit->feature_dim()}).to(dtype_of(precision));
+  at::Tensor tokens = at::randn({size.batch, layout.tokens(), size.dim}).to(dtype_of(precision));
   at::Tensor gradient = at::randn_like(tokens);
   tokens.set_requires_grad(backward);
   for (auto _ : state) {
@@ -65,7 +71,34 @@ void BM_Bypass(benchmark::State& state, bool backward, const std::string& varian
     if (backward) output.backward(gradient);
     benchmark::DoNotOptimize(output.data_ptr());
   }
-  state.SetItemsProcessed(state.iterations() * batch);
+  state.SetItemsProcessed(state.iterations() * size.batch);
+}
+
+/// Patch embedding, one block and the final norm, with bypasses or without: forward, or forward and
+/// backward.
+void BM_Block(benchmark::State& state, bool backward, const std::string& variant, bool adapter,
+              Precision precision) {
+  constexpr int64_t kBatch = 16;
+  VitConfig config = variant_named(variant);
+  config.depth = 1;
+  auto vit = random_vit(config, precision, 0);
+  std::unique_ptr<Adapter> bypasses;
+  if (adapter) {
+    bypasses = make_adapter(ConvpassConfig{}, *vit, 1);
+    bypasses->to(at::kCPU);
+  }
+  const auto size = vit->image_size();
+  at::Tensor images = at::randn({kBatch, 3, size[0], size[1]}).to(dtype_of(precision));
+  images.set_requires_grad(backward);
+  at::Tensor gradient;
+  for (auto _ : state) {
+    at::AutoGradMode graph(backward);
+    at::Tensor tokens = vit->forward_tokens(images, bypasses.get(), Pass{});
+    if (!gradient.defined()) gradient = at::randn_like(tokens);
+    if (backward) tokens.backward(gradient);
+    benchmark::DoNotOptimize(tokens.data_ptr());
+  }
+  state.SetItemsProcessed(state.iterations() * kBatch);
 }
 
 /// Features without a graph, or a whole training step with AdamW.
@@ -107,41 +140,47 @@ void BM_LoadCheckpoint(benchmark::State& state, const std::string& variant) {
 
 const char* text(Precision precision) { return precision == Precision::f32 ? "f32" : "bf16"; }
 
+void add(const std::string& name, const std::function<void(benchmark::State&)>& run) {
+  benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+
+void add_bypass(const std::string& name, const BypassCase& size) {
+  for (Precision precision : {Precision::f32, Precision::bf16})
+    for (bool backward : {false, true})
+      add("bypass/" + std::string(backward ? "backward/" : "forward/") + name + "/" +
+              text(precision),
+          [=](benchmark::State& state) { BM_Bypass(state, size, backward, precision); });
+}
+
+void add_models(const std::string& variant) {
+  for (bool adapter : {false, true})
+    for (Precision precision : {Precision::f32, Precision::bf16})
+      for (bool backward : {false, true}) {
+        const std::string end =
+            "/" + variant + "/batch:16/" + (adapter ? "convpass/" : "plain/") + text(precision);
+        add("block/" + std::string(backward ? "backward" : "forward") + end,
+            [=](benchmark::State& state) {
+              BM_Block(state, backward, variant, adapter, precision);
+            });
+        add("model/" + std::string(backward ? "step" : "inference") + end,
+            [=](benchmark::State& state) {
+              BM_Model(state, backward, variant, 16, adapter, precision);
+            });
+      }
+  add("load_checkpoint/" + variant,
+      [=](benchmark::State& state) { BM_LoadCheckpoint(state, variant); });
+}
+
 const int registered = [] {
-  for (const char* variant : {"tiny", "vit_small_patch14_98", "vit_base_patch16"})
-    for (int64_t batch : {1, 16})
-      for (int64_t width : {8, 32})
-        for (Precision precision : {Precision::f32, Precision::bf16})
-          for (bool backward : {false, true})
-            benchmark::RegisterBenchmark(
-                ("bypass/" + std::string(backward ? "backward/" : "forward/") + variant +
-                 "/batch:" + std::to_string(batch) + "/h:" + std::to_string(width) + "/" +
-                 text(precision))
-                    .c_str(),
-                [=](benchmark::State& state) {
-                  BM_Bypass(state, backward, variant, batch, width, precision);
-                })
-                ->Unit(benchmark::kMillisecond)
-                ->UseRealTime();
-  for (const char* variant : {"tiny", "vit_small_patch16", "vit_base_patch16"}) {
-    for (bool adapter : {false, true})
-      for (Precision precision : {Precision::f32, Precision::bf16})
-        for (bool training : {false, true})
-          benchmark::RegisterBenchmark(
-              ("model/" + std::string(training ? "step/" : "inference/") + variant + "/batch:16/" +
-               (adapter ? "convpass" : "plain") + "/" + text(precision))
-                  .c_str(),
-              [=](benchmark::State& state) {
-                BM_Model(state, training, variant, 16, adapter, precision);
-              })
-              ->Unit(benchmark::kMillisecond)
-              ->UseRealTime();
-    benchmark::RegisterBenchmark(
-        ("load_checkpoint/" + std::string(variant)).c_str(),
-        [=](benchmark::State& state) { BM_LoadCheckpoint(state, variant); })
-        ->Unit(benchmark::kMillisecond)
-        ->UseRealTime();
-  }
+  add_bypass("tiny", {.dim = 64, .grid = 4, .batch = 16, .width = 8});
+  for (int64_t dim : {384, 768})
+    for (int64_t grid : {7, 14, 32})
+      for (int64_t batch : {1, 16})
+        for (int64_t width : {8, 32})
+          add_bypass("dim:" + std::to_string(dim) + "/tokens:" + std::to_string(1 + grid * grid) +
+                         "/batch:" + std::to_string(batch) + "/h:" + std::to_string(width),
+                     {.dim = dim, .grid = grid, .batch = batch, .width = width});
+  for (const char* variant : {"tiny", "vit_small_patch16", "vit_base_patch16"}) add_models(variant);
   return 0;
 }();
 
