@@ -16,11 +16,9 @@ Metrics evaluate(const TunedModel& model, const Dataset& dataset, const ImagePip
   at::NoGradGuard no_grad;
   const int64_t classes = model.classes();
   const c10::Device device = model.device();
-  BatchStream stream(dataset, pipeline,
-                     {.batch_size = options.batch_size,
-                      .workers = options.workers,
-                      .training = false,
-                      .cache_bytes = options.cache_bytes});
+  BatchStream stream(
+      dataset, pipeline,
+      {.batch_size = options.batch_size, .workers = options.workers, .training = false});
   Progress progress(options.what, dataset.size(), "image");
   Metrics metrics;
   double loss = 0;

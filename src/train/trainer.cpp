@@ -54,7 +54,6 @@ class Trainer {
   }
 
   TrainOutcome run() {
-    const Clock::time_point start = Clock::now();
     if (stop_requested()) return {};  // while images were checked or features computed
     run_.begin(recipe_);
     if (run_.has_checkpoint()) {
@@ -72,7 +71,7 @@ class Trainer {
         std::to_string(splits_.train->size()) + " images, " + std::to_string(total_steps_) +
         " steps");
     if (!train_steps()) return {};
-    return finish(start);
+    return finish();
   }
 
  private:
@@ -224,7 +223,7 @@ class Trainer {
   /// Writes the adapter, then evaluates it once on `test`, then writes the result. `last` is always
   /// of the last epoch; where `val` chose another, what the adapter reaches on `test` stands beside
   /// it.
-  TrainOutcome finish(Clock::time_point start) {
+  TrainOutcome finish() {
     const bool take_best = recipe_.select == SelectRule::best_val && best_.epoch > 0;
     auto evaluated = [&](const Dataset& dataset, const char* split) {
       Json metrics = Json::parse(metrics_json(evaluate_split(dataset, split)));
@@ -256,7 +255,7 @@ class Trainer {
         {"test", test},
         {"adapter_bytes", std::filesystem::file_size(run_.adapter())},
         {"images_per_second", images_per_second()},
-        {"wall_seconds", seconds_since(start)}};
+        {"wall_seconds", wall_seconds()}};
     // The folder's name need not be UTF-8.
     const std::string line = result.dump(-1, ' ', false, Json::error_handler_t::replace);
     run_.save_result(line);
@@ -264,9 +263,13 @@ class Trainer {
   }
 
   double images_per_second() const {
-    const double seconds = train_seconds_ + inputs_.seconds_before();
+    const double seconds = train_seconds();
     return seconds > 0 ? static_cast<double>(images_trained_) / seconds : 0.0;
   }
+
+  // Both count what the processes before this one did too, as far as the checkpoint goes.
+  double train_seconds() const { return train_seconds_ + inputs_.seconds_before(); }
+  double wall_seconds() const { return wall_before_ + seconds_since(start_); }
 
   TensorMap trainable_weights() const {
     TensorMap map;
@@ -287,8 +290,8 @@ class Trainer {
     }
   }
 
-  /// Steps, weights, optimiser, best epoch and running loss; nothing of the data, whose order is a
-  /// pure function of the step.
+  /// Steps, weights, optimiser, best epoch, running loss and time spent; nothing of the data, whose
+  /// order is a pure function of the step.
   TensorMap state() const {
     TensorMap map;
     auto add = [&](const std::string& part, const TensorMap& tensors) {
@@ -299,7 +302,8 @@ class Trainer {
     add("best", best_.weights);
     map.tensors["progress"] =
         at::tensor({static_cast<double>(step_), epoch_loss_, best_.top1,
-                    static_cast<double>(best_.epoch), epoch_ended_ ? 1.0 : 0.0},
+                    static_cast<double>(best_.epoch), epoch_ended_ ? 1.0 : 0.0,
+                    static_cast<double>(images_trained_), train_seconds(), wall_seconds()},
                    at::kDouble);
     return map;
   }
@@ -311,13 +315,14 @@ class Trainer {
         if (key.rfind(name + "/", 0) == 0) tensors.tensors[key.substr(name.size() + 1)] = tensor;
       return tensors;
     };
-    if (!map.has("progress") || map.at("progress").numel() != 5)
+    if (!map.has("progress") || map.at("progress").numel() != 8)
       throw Error("checkpoint: got no progress of a run, wanted a checkpoint.pt of convpass train");
     if (!map.at("progress").is_floating_point())
       throw Error("checkpoint: got a progress of whole numbers, wanted floating point");
     const at::Tensor progress = map.at("progress").to(at::kDouble).contiguous();
     const double step = progress[0].item<double>(), best_epoch = progress[3].item<double>();
-    if (!(step >= 0 && step <= static_cast<double>(total_steps_)) ||
+    const bool sane = progress.abs().lt(1e15).all().item<bool>();  // false for NaN too
+    if (!sane || !(step >= 0 && step <= static_cast<double>(total_steps_)) ||
         !(best_epoch >= 0 && best_epoch <= static_cast<double>(total_steps_)))
       throw Error("checkpoint: got a progress of step " + std::to_string(step) +
                   " and best epoch " + std::to_string(best_epoch) + ", wanted 0 to " +
@@ -330,8 +335,12 @@ class Trainer {
     best_.top1 = progress[2].item<double>();
     best_.epoch = static_cast<int64_t>(progress[3].item<double>());
     epoch_ended_ = progress[4].item<double>() != 0;
+    images_trained_ = static_cast<int64_t>(progress[5].item<double>());
+    train_seconds_ = progress[6].item<double>();
+    wall_before_ = progress[7].item<double>();
   }
 
+  const Clock::time_point start_ = Clock::now();
   const Recipe& recipe_;
   RunDir& run_;
   Splits splits_;
@@ -346,7 +355,7 @@ class Trainer {
   bool epoch_ended_ = false;  ///< its last step is done, its evaluation is not
   Best best_;
   int64_t images_trained_ = 0;
-  double train_seconds_ = 0;
+  double train_seconds_ = 0, wall_before_ = 0;
 };
 
 }  // namespace

@@ -13,7 +13,7 @@
 
 namespace convpass {
 
-/// Inclusive bounds of a number; `positive` excludes zero from below.
+/// Inclusive bounds of a number.
 struct Bounds {
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();

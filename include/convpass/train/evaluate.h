@@ -20,7 +20,6 @@ struct EvaluateOptions {
   int64_t batch_size = 64;
   int workers = 1;
   std::string what = "evaluating";  ///< for the progress line
-  int64_t cache_bytes = 0;
 };
 
 /// Runs the model over a data set without a graph.

@@ -14,8 +14,8 @@ class Progress {
   /// "training", 300, "step"
   Progress(std::string what, int64_t total, std::string unit);
   ~Progress();
-  /// `done` of `total`; `note` is shown behind ("loss 0.412  lr 9.8e-04"); `start` offsets the rate
-  /// when work was resumed.
+  /// `done` of `total`; `note` is shown behind ("loss 0.412  lr 9.8e-04"). The rate counts from the
+  /// first update, so that resumed work shows its own.
   void update(int64_t done, const std::string& note = "");
   void finish(const std::string& note = "");
 
