@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 TORCH_VERSION=2.13.0
 PACKAGES=(g++ cmake ninja-build pkg-config python3 python3-venv clang-format libopencv-core-dev
           libopencv-imgproc-dev libopencv-imgcodecs-dev
-          nlohmann-json3-dev libzip-dev zlib1g-dev libgtest-dev libbenchmark-dev ca-certificates)
+          nlohmann-json3-dev libjpeg-dev libzip-dev zlib1g-dev libgtest-dev libbenchmark-dev ca-certificates)
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"

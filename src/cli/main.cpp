@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <limits>
 #include <new>
 #include <string>
@@ -78,6 +79,9 @@ int main(int argc, char** argv) {
   // step of ViT-S in bfloat16, 11 % of one of ViT-B in float32.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  // Our messages go through say() and complain(). OpenCV writes here about a damaged TIFF, without
+  // the file's name and beside our own line.
+  std::cerr.rdbuf(nullptr);
   // A closed pipe shows as an error of the write, where it can be told from a full disk.
   std::signal(SIGPIPE, SIG_IGN);
   return convpass::cli::guarded({argv + 1, argv + argc});

@@ -10,6 +10,7 @@
 #include "convpass/core/file.h"
 #include "convpass/data/image.h"
 #include "src/data/image_header.h"
+#include "src/data/jpeg.h"
 
 namespace convpass {
 namespace {
@@ -35,6 +36,11 @@ cv::Mat decode(std::span<const uint8_t> bytes, int flags) {
   }
 }
 
+Image image_of(const cv::Mat& rgb) {
+  const uint8_t* first = rgb.ptr<uint8_t>();
+  return {rgb.rows, rgb.cols, std::vector<uint8_t>(first, first + rgb.total() * 3)};
+}
+
 // Pillow's 16-bit colours keep the high byte, but 16-bit grey ("I;16") is clipped at 255.
 cv::Mat to_eight_bits(const cv::Mat& mat, bool clip) {
   cv::Mat result(mat.rows, mat.cols, CV_MAKETYPE(CV_8U, mat.channels()));
@@ -49,49 +55,25 @@ cv::Mat to_eight_bits(const cv::Mat& mat, bool clip) {
 }
 
 // EXIF orientations 2..8 as the transposes of Pillow's `exif_transpose`.
-void orient(cv::Mat& mat, int orientation) {
+Image oriented(Image image, int orientation) {
+  if (orientation < 2 || orientation > 8) return image;
+  cv::Mat mat(static_cast<int>(image.height), static_cast<int>(image.width), CV_8UC3,
+              image.pixels.data());
   if (orientation >= 5) cv::transpose(mat, mat);
-  switch (orientation) {
-    case 2:
-    case 6:
-      cv::flip(mat, mat, 1);
-      break;
-    case 3:
-    case 7:
-      cv::flip(mat, mat, -1);
-      break;
-    case 4:
-    case 8:
-      cv::flip(mat, mat, 0);
-      break;
-    default:
-      break;
-  }
+  constexpr int kNoFlip = 2;
+  constexpr int kFlips[] = {1, -1, 0, kNoFlip, 1, -1, 0};  // about the vertical axis, both, ...
+  const int flip = kFlips[orientation - 2];
+  if (flip != kNoFlip) cv::flip(mat, mat, flip);
+  return image_of(mat);
 }
 
 std::string shape(int64_t width, int64_t height) {
   return std::to_string(width) + "x" + std::to_string(height);
 }
 
-}  // namespace
-
-Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options) {
+Image decode_by_opencv(std::span<const uint8_t> bytes, const ImageHeader& header) {
   set_up_opencv();
-  const ImageHeader header = read_image_header(bytes);
   const std::string kind = kind_name(header.kind);
-  if (header.width <= 0 || header.height <= 0) {
-    throw Error(kind + ": an image of " + shape(header.width, header.height) + " pixels");
-  }
-  constexpr int64_t kMaxSide = 1 << 20;  // OpenCV's own limit
-  if (std::max(header.width, header.height) > kMaxSide) {
-    throw Error(kind + ": an image of " + shape(header.width, header.height) +
-                " pixels, more than the limit of " + std::to_string(kMaxSide) + " a side");
-  }
-  if (header.width > options.max_pixels / header.height) {
-    throw Error(kind + ": an image of " + shape(header.width, header.height) +
-                " pixels, more than the limit of " + std::to_string(options.max_pixels));
-  }
-
   int flags = cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION;
   std::vector<uint8_t> rewritten;
   if (header.kind == ImageKind::png) {
@@ -112,14 +94,33 @@ Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options)
   if (mat.depth() != CV_8U || (mat.channels() != 1 && mat.channels() != 3)) {
     throw Error(kind + ": a pixel type that is not supported");
   }
-  // Pillow turns a TIFF by its orientation whether asked to or not.
-  if (options.exif_orientation || header.kind == ImageKind::tiff) orient(mat, header.orientation);
+  cv::cvtColor(mat, mat, mat.channels() == 1 ? cv::COLOR_GRAY2RGB : cv::COLOR_BGR2RGB);
+  return image_of(mat);
+}
 
-  Image image{mat.rows, mat.cols, {}};
-  image.pixels.resize(static_cast<size_t>(image.height * image.width * 3));
-  cv::Mat rgb(mat.rows, mat.cols, CV_8UC3, image.pixels.data());
-  cv::cvtColor(mat, rgb, mat.channels() == 1 ? cv::COLOR_GRAY2RGB : cv::COLOR_BGR2RGB);
-  return image;
+}  // namespace
+
+Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options) {
+  const ImageHeader header = read_image_header(bytes);
+  const std::string kind = kind_name(header.kind);
+  if (header.width <= 0 || header.height <= 0) {
+    throw Error(kind + ": an image of " + shape(header.width, header.height) + " pixels");
+  }
+  constexpr int64_t kMaxSide = 1 << 20;  // OpenCV's own limit
+  if (std::max(header.width, header.height) > kMaxSide) {
+    throw Error(kind + ": an image of " + shape(header.width, header.height) +
+                " pixels, more than the limit of " + std::to_string(kMaxSide) + " a side");
+  }
+  if (header.width > options.max_pixels / header.height) {
+    throw Error(kind + ": an image of " + shape(header.width, header.height) +
+                " pixels, more than the limit of " + std::to_string(options.max_pixels));
+  }
+
+  Image image =
+      header.kind == ImageKind::jpeg ? decode_jpeg(bytes, header) : decode_by_opencv(bytes, header);
+  // Pillow turns a TIFF by its orientation whether asked to or not.
+  const bool turn = options.exif_orientation || header.kind == ImageKind::tiff;
+  return turn ? oriented(std::move(image), header.orientation) : image;
 }
 
 std::string opencv_version() { return cv::getVersionString(); }

@@ -787,18 +787,22 @@ TEST_F(DamagedInput, PredictTellsEachBadImageAndTheGoodOnesStillCome) {
     const std::string whole = read(name);
     write(name, whole.substr(0, whole.size() / 3));
   }
+  copy("images/tiff_rgb_deflate.tif", "last.tif");  // OpenCV would print a line of its own
+  write("last.tif", read("last.tif").substr(0, read("last.tif").size() - 1));
   write("bomb.png", png_bomb());
   write("text.jpg", "not an image");
   write("empty.png", "");
   fs::create_directories(folder() / "folder.jpg");
-  const std::vector<std::string> bad{"cut.jpg",  "cut.png",   "cut.tif",    "cut.webp",  "bomb.png",
-                                     "text.jpg", "empty.png", "folder.jpg", "absent.jpg"};
+  const std::vector<std::string> bad{"cut.jpg",    "cut.png",   "cut.tif",  "cut.webp",
+                                     "last.tif",   "bomb.png",  "text.jpg", "empty.png",
+                                     "folder.jpg", "absent.jpg"};
   std::string words = "predict run";
   for (const std::string& name : bad) words += " images/test/a/0.bmp " + name;
   const auto before = files();
   const Result result = run(words);
   EXPECT_EQ(result.status, 2) << result.err;
-  expect_no_noise(result.err + result.out);
+  EXPECT_EQ(result.err, "");
+  expect_no_noise(result.out);
   std::istringstream lines(result.out);
   for (const std::string& name : bad) {
     std::string line;
