@@ -83,6 +83,15 @@ class HelpCollector final : public FieldVisitor {
     part_.resize(part_.size() - cut);
     lengths_.pop_back();
   }
+  std::optional<size_t> begin_list(std::string_view key, std::string_view help,
+                                   size_t size) override {
+    begin_part(key, help);
+    rows.back().type = "list of parts";
+    rows.back().value = size > 0 ? std::to_string(size) : "empty";
+    return 1;
+  }
+  void begin_element(size_t) override {}
+  void end_list() override {}
   std::vector<int> select_alternatives(std::string_view key, int current, Names names,
                                        std::string_view help) override {
     choice_index(key, current, names, help);

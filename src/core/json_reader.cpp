@@ -114,6 +114,23 @@ class JsonReader final : public FieldVisitor {
     levels_.pop_back();
   }
 
+  std::optional<size_t> begin_list(std::string_view key, std::string_view, size_t) override {
+    const Json* found = find(key);
+    if (!found) return std::nullopt;
+    const std::string at = pointer(key);
+    if (!found->is_object() && !found->is_array()) fail(at, *found, "a list of objects");
+    lists_.push_back({found, at});
+    return found->is_array() ? found->size() : 1;
+  }
+  void begin_element(size_t index) override {
+    const auto& [list, at] = lists_.back();
+    const Json& element = list->is_array() ? (*list)[index] : *list;
+    const std::string here = list->is_array() ? at + "/" + std::to_string(index) : at;
+    if (!element.is_object()) fail(here, element, "an object");
+    levels_.push_back({.object = &element, .pointer = here});
+  }
+  void end_list() override { lists_.pop_back(); }
+
   std::vector<int> select_alternatives(std::string_view key, int current, Names names,
                                        std::string_view) override {
     int selected = current;
@@ -279,6 +296,7 @@ class JsonReader final : public FieldVisitor {
   const JsonDocument& document_;
   std::vector<Level> levels_;
   std::vector<Alternatives> alternatives_;
+  std::vector<std::pair<const Json*, std::string>> lists_;  ///< with their pointers
   std::string foreign_choice_;  ///< not empty: the alternative walked is not the selected one
 };
 

@@ -67,11 +67,19 @@ class SchemaWriter final : public FieldVisitor {
     Level level = std::move(levels_.back());
     levels_.pop_back();
     Json schema = close(level);
+    if (level.list) schema = list(schema);
     if (level.optional) schema = {{"anyOf", {schema, {{"type", "null"}}}}};
     Json described = {{"description", level.help}};
     described.update(schema);
     put(level.key, described);
   }
+  std::optional<size_t> begin_list(std::string_view key, std::string_view help, size_t) override {
+    begin_part(key, help);
+    levels_.back().list = true;
+    return 1;
+  }
+  void begin_element(size_t) override {}
+  void end_list() override {}
   std::vector<int> select_alternatives(std::string_view key, int current, Names names,
                                        std::string_view help) override {
     Level& level = levels_.back();
@@ -97,7 +105,7 @@ class SchemaWriter final : public FieldVisitor {
   };
   struct Level {
     std::string key{}, help{};
-    bool optional = false;
+    bool optional = false, list = false;
     Json properties = Json::object();
     std::string tag{}, tag_help{}, tag_default{};
     Json tag_words{};

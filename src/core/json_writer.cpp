@@ -59,6 +59,15 @@ class JsonWriter final : public FieldVisitor {
     return has_value && begin_part(key, help);
   }
   void end_part() override { levels_.pop_back(); }
+  std::optional<size_t> begin_list(std::string_view key, std::string_view, size_t size) override {
+    put(key, Json::array());
+    Json& list = (*levels_.back())[std::string(key)];
+    list.get_ref<Json::array_t&>().assign(size, Json::object());
+    levels_.push_back(&list);
+    return size;
+  }
+  void begin_element(size_t index) override { levels_.push_back(&(*levels_.back())[index]); }
+  void end_list() override { levels_.pop_back(); }
   std::vector<int> select_alternatives(std::string_view key, int current, Names names,
                                        std::string_view) override {
     put(key, *(names.begin() + current));

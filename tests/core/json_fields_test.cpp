@@ -39,6 +39,7 @@ struct Everything {
   Inner inner;
   std::optional<Inner> maybe;
   std::variant<Square, Circle> shape;
+  std::vector<Circle> circles;
 };
 
 void fields(FieldVisitor& v, Square& c) { v.field("side", c.side, "length", at_least(1)); }
@@ -66,6 +67,7 @@ void fields(FieldVisitor& v, Everything& c) {
   v.part("inner", c.inner, "a part");
   v.optional_part("maybe", c.maybe, "another part");
   v.part("shape", c.shape, "a choice");
+  v.parts("circles", c.circles, "some circles");
 }
 
 namespace {
@@ -93,7 +95,7 @@ TEST(JsonFields, WritesEveryFieldInTheOrderOfDeclaration) {
   EXPECT_EQ(write_json_fields(Everything{}),
             R"({"flag":false,"count":3,"rate":0.25,"text":"t","file":"","list":[1,2],)"
             R"("words":["a"],"blocks":"all","colour":"green",)"
-            R"("inner":{"name":"n","weights":[0.1,1.0]},"shape":{"kind":"square","side":2}})");
+            R"("inner":{"name":"n","weights":[0.1,1.0]},"shape":{"kind":"square","side":2},"circles":[]})");
 }
 
 TEST(JsonFields, ReadsBackWhatItWrites) {
@@ -106,6 +108,7 @@ TEST(JsonFields, ReadsBackWhatItWrites) {
   value.colour = Colour::red;
   value.maybe = Inner{.name = "m", .weights = {}};
   value.shape = Circle{.radius = 1e-30, .texture = "/t.png"};
+  value.circles = {Circle{.radius = 3, .texture = "/u.png"}, Circle{}};
   for (int indent : {-1, 0, 2}) {
     Everything again = read(write_json_fields(value, indent));
     EXPECT_EQ(write_json_fields(again), write_json_fields(value)) << indent;
@@ -128,6 +131,15 @@ TEST(JsonFields, TakesASingleValueAsAList) {
   EXPECT_EQ(value.list, std::vector<int64_t>{7});
   EXPECT_EQ(value.words, std::vector<std::string>{"b"});
   EXPECT_EQ(value.blocks, std::vector<int64_t>{3});
+}
+
+TEST(JsonFields, ReadsListsOfObjects) {
+  const auto circles = read(R"({"circles": [{"radius": 2, "texture": "t.png"}, {}]})").circles;
+  ASSERT_EQ(circles.size(), 2u);
+  EXPECT_EQ(circles[0].radius, 2);
+  EXPECT_EQ(circles[0].texture, "/folder/t.png");
+  EXPECT_EQ(circles[1].radius, 0.5);
+  EXPECT_EQ(read(R"({"circles": {"radius": 4}})").circles.at(0).radius, 4);
 }
 
 TEST(JsonFields, TellsAnAbsentPartFromOneOfDefaults) {
@@ -207,6 +219,14 @@ TEST(JsonFields, SaysWhereWhatGotAndWanted) {
       {R"({"shape": {"kind": "cirle"}})",
        "/shape/kind: unknown choice, got \"cirle\", wanted one of \"square\", \"circle\" (did you "
        "mean \"circle\"?)"},
+      {R"({"circles": 1})", "/circles: wrong type, got 1, wanted a list of objects"},
+      {R"({"circles": [{}, 1]})", "/circles/1: wrong type, got 1, wanted an object"},
+      {R"({"circles": [{}, {"radius": 0}]})",
+       "/circles/1/radius: out of range, got 0, wanted a number above 0"},
+      {R"({"circles": [{"radios": 1}]})",
+       "/circles/0/radios: unknown key, got \"radios\", wanted one of \"radius\", \"texture\" (did "
+       "you mean \"radius\"?)"},
+      {R"({"circles": null})", "/circles: wrong type, got null, wanted a list of objects"},
       {R"({"count": 1, "count": 2})", "/count: the key stands twice in one object"},
       {R"({"inner": {"name": "a", "name": "b"}})",
        "/inner/name: the key stands twice in one object"},
@@ -260,6 +280,7 @@ TEST(JsonFields, HelpListsEveryKeyWithDefaultAndBounds) {
   std::string shape = fields_help(walk, "shape");
   EXPECT_NE(shape.find("with kind \"circle\":"), std::string::npos) << shape;
   EXPECT_NE(shape.find("in metres; above 0"), std::string::npos) << shape;
+  EXPECT_NE(fields_help(walk, "circles").find("in metres; above 0"), std::string::npos);
   EXPECT_THROW(fields_help(walk, "shpe"), UsageError);
 }
 
@@ -275,6 +296,8 @@ TEST(JsonFields, SchemaClosesObjectsAndSplitsVariants) {
   EXPECT_EQ(branches[1]["properties"]["kind"]["const"], "circle");
   EXPECT_EQ(branches[1]["required"], Json::array({"kind"}));
   EXPECT_FALSE(branches[2]["properties"].contains("kind"));
+  const Json& circles = schema["properties"]["circles"]["anyOf"];
+  EXPECT_EQ(circles[1]["items"]["properties"]["radius"]["exclusiveMinimum"], 0);
 }
 
 TEST(NearestName, FindsTyposSwapsAndShortForms) {

@@ -85,6 +85,23 @@ class FieldVisitor {
     end_part();
   }
 
+  /// A list of objects; one object stands for a list of one. A list given anew replaces the old
+  /// one.
+  template <class Config>
+  void parts(std::string_view key, std::vector<Config>& list, std::string_view help) {
+    std::optional<size_t> count = begin_list(key, help, list.size());
+    if (!count) return;
+    std::vector<Config> values = reads() ? std::vector<Config>{} : list;
+    values.resize(*count);
+    for (size_t i = 0; i < *count; ++i) {
+      begin_element(i);
+      fields(*this, values[i]);
+      end_part();
+    }
+    end_list();
+    if (reads()) list = std::move(values);
+  }
+
   /// A closed choice: the word under `key` (in the current object) selects the alternative, whose
   /// own fields stand in the same object. `names` in the order of the alternatives.
   template <class... Configs>
@@ -101,6 +118,12 @@ class FieldVisitor {
   virtual bool begin_part(std::string_view key, std::string_view help) = 0;
   virtual bool begin_optional(std::string_view key, std::string_view help, bool has_value) = 0;
   virtual void end_part() = 0;
+  /// How many elements to walk: those that are there, or one that stands for all (help, schema);
+  /// nothing when the key is absent. Each element ends with end_part().
+  virtual std::optional<size_t> begin_list(std::string_view key, std::string_view help,
+                                           size_t size) = 0;
+  virtual void begin_element(size_t index) = 0;
+  virtual void end_list() = 0;
   /// Says which alternatives to walk: the selected one, or all of them (help, schema).
   virtual std::vector<int> select_alternatives(std::string_view key, int current, Names names,
                                                std::string_view help) = 0;
