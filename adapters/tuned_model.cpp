@@ -42,11 +42,15 @@ Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint
   return head;
 }
 
-at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const {
+at::Tensor TunedModel::features(const at::Tensor& images, const Pass& pass) const {
   // A backbone in which nothing trains gains nothing from stochastic depth: its features are
   // constants.
   const bool learns = adapter != nullptr || backbone_trainable;
-  return head.forward(backbone->forward(images, adapter.get(), learns ? pass : Pass{}));
+  return backbone->forward(images, adapter.get(), learns ? pass : Pass{});
+}
+
+at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const {
+  return head.forward(features(images, pass));
 }
 
 NamedTensors TunedModel::trainable() const {

@@ -152,6 +152,20 @@ const char* name_of(c10::ScalarType type) {
   return known->name;
 }
 
+/// The header with its length in front, padded to the alignment of the data.
+std::string header_text(const std::filesystem::path& file, const json& header) {
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const json::exception& error) {
+    throw FileError(file, "cannot be written: " + printable(error.what()));
+  }
+  text.resize((text.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
+  std::string length(kLengthBytes, '\0');
+  for (uint64_t i = 0; i < kLengthBytes; ++i) length[i] = static_cast<char>(text.size() >> (8 * i));
+  return length + text;
+}
+
 }  // namespace
 
 TensorMap load_safetensors(const std::filesystem::path& file,
@@ -255,25 +269,32 @@ void save_safetensors(const std::filesystem::path& file, const TensorMap& map) {
                      {"data_offsets", {offset, end}}};
     offset = end;
   }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const json::exception& error) {
-    throw FileError(file, "cannot be written: " + printable(error.what()));
-  }
-  text.resize((text.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
-
+  const std::string text = header_text(file, header);
   write_atomically(file, [&](std::ostream& out) {
-    char length[kLengthBytes];
-    for (uint64_t i = 0; i < kLengthBytes; ++i)
-      length[i] = static_cast<char>(text.size() >> (8 * i));
-    out.write(length, sizeof length);
     out.write(text.data(), static_cast<std::streamsize>(text.size()));
     for (const auto& [name, tensor] : order) {
       at::Tensor flat = tensor->detach().cpu().contiguous();
       out.write(static_cast<const char*>(flat.const_data_ptr()),
                 static_cast<std::streamsize>(flat.nbytes()));
     }
+  });
+}
+
+void save_safetensors_rows(const std::filesystem::path& file, const ByteRows& shape,
+                           const std::function<void(std::ostream&)>& write) {
+  const int64_t bytes = shape.rows * shape.row_bytes;
+  json header = json::object();
+  header[kMetadata] = shape.metadata;
+  header[shape.name] = {{"dtype", name_of(at::kByte)},
+                        {"shape", {shape.rows, shape.row_bytes}},
+                        {"data_offsets", {0, bytes}}};
+  const std::string text = header_text(file, header);
+  write_atomically(file, [&](std::ostream& out) {
+    out.write(text.data(), static_cast<std::streamsize>(text.size()));
+    const std::streamoff begin = out.tellp();
+    write(out);
+    TORCH_CHECK(!out || out.tellp() - begin == bytes, "wrote ", out.tellp() - begin,
+                " bytes of data, wanted ", bytes);
   });
 }
 

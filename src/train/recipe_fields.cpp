@@ -31,11 +31,6 @@ void fields(FieldVisitor& visitor, BackboneConfig& config) {
                 "train every weight of the backbone (full fine-tuning)");
 }
 
-void fields(FieldVisitor& visitor, LossConfig& config) {
-  visitor.field("label_smoothing", config.label_smoothing,
-                "share of the target spread evenly over all classes", between(0, 0.99));
-}
-
 void fields(FieldVisitor& visitor, TrainConfig& config) {
   visitor.field("epochs", config.epochs, "passes over the training set", between(1, 1e6));
   visitor.field("steps", config.steps,

@@ -48,6 +48,9 @@ struct TunedModel {
   Head head;
   bool backbone_trainable = false;
 
+  /// images `[B, 3, H, W]` float32 on the model's device -> features `[B, D]` in the backbone's
+  /// precision.
+  at::Tensor features(const at::Tensor& images, const Pass& pass) const;
   /// images `[B, 3, H, W]` float32 on the model's device -> logits `[B, K]` float32.
   at::Tensor logits(const at::Tensor& images, const Pass& pass) const;
   /// Adapter, head ("head.weight", "head.bias"), backbone ("backbone." + timm name) in this order.

@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <ostream>
 #include <string>
 
 namespace convpass {
@@ -49,6 +51,17 @@ TensorMap load_tensors(const std::filesystem::path& file);
 ///
 /// Errors: FileError when it cannot be written, a name is not UTF-8, or one is `__metadata__`.
 void save_safetensors(const std::filesystem::path& file, const TensorMap& map);
+
+/// A matrix of bytes that is too large to be held.
+struct ByteRows {
+  std::string name;
+  int64_t rows = 0, row_bytes = 0;
+  std::map<std::string, std::string> metadata;
+};
+/// Writes safetensors with one tensor of uint8 [rows, row_bytes], whose data `write` streams: all
+/// of it, or throws. Atomic like save_safetensors. Errors: FileError.
+void save_safetensors_rows(const std::filesystem::path& file, const ByteRows& shape,
+                           const std::function<void(std::ostream&)>& write);
 
 /// Writes a flat dictionary name -> tensor as a PyTorch zip file, which `torch.load` reads back
 /// (weights_only=True). Atomic and reproducible like save_safetensors; it has no place for

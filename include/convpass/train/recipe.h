@@ -9,6 +9,7 @@
 #include "convpass/data/dataset.h"
 #include "convpass/data/pipeline.h"
 #include "convpass/models/vit.h"
+#include "convpass/train/objective.h"
 #include "convpass/train/optimizer.h"
 #include "convpass/train/schedule.h"
 
@@ -26,10 +27,6 @@ struct BackboneConfig {
   Pool pool = Pool::automatic;
   double drop_path = 0.0;
   bool trainable = false;
-};
-
-struct LossConfig {
-  double label_smoothing = 0.0;
 };
 
 struct TrainConfig {
@@ -66,7 +63,6 @@ struct Recipe {
 
 void fields(FieldVisitor& visitor, AboutConfig& config);
 void fields(FieldVisitor& visitor, BackboneConfig& config);
-void fields(FieldVisitor& visitor, LossConfig& config);
 void fields(FieldVisitor& visitor, TrainConfig& config);
 void fields(FieldVisitor& visitor, Recipe& recipe);
 
