@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "convpass/core/tensor_map.h"
+#include "convpass/train/objective.h"
+
+namespace convpass {
+
+class FieldVisitor;
+
+enum class StoredType { f32, f16 };
+
+/// Teachers' predictions kept in a file, so that a second run need not ask them.
+struct StoreConfig {
+  std::filesystem::path file;  ///< empty: nothing is stored
+  int64_t epochs = 1;          ///< random views: how many epochs are stored, and then repeated
+  StoredType type = StoredType::f32;
+  int64_t top_k = 0;  ///< keep the largest k logits alone (f16), the rest of the mass spread
+                      ///< evenly; 0 = all
+};
+void fields(FieldVisitor& visitor, StoreConfig& config);
+
+/// What stored predictions were made from, by name ("teachers", "view", ...): any difference makes
+/// them another's.
+using MadeFrom = std::map<std::string, std::string>;
+
+/// The shape of what is stored: `rows` samples in the order in which a run meets them, each with
+/// the logits of every teacher.
+struct PredictionShape {
+  int64_t rows = 0;
+  int64_t teachers = 1;
+  int64_t classes = 0;
+};
+
+/// Writes the file row by row, whole or not at all. `produce` calls `put(indices, outputs)` for one
+/// batch after another, `rows` samples in all, and returns false to give up (nothing is written
+/// then, and false returned). Errors: FileError.
+using PutBatch =
+    std::function<void(const std::vector<int64_t>&, const std::vector<TeacherOutput>&)>;
+bool write_predictions(const StoreConfig& config, const PredictionShape& shape,
+                       const MadeFrom& made_from,
+                       const std::function<bool(const PutBatch&)>& produce);
+
+/// A file of predictions, mapped into memory.
+class StoredPredictions {
+ public:
+  /// Errors: FileError for a file that is damaged, cut short or of another shape or type, or made
+  /// from something else: it says from what.
+  StoredPredictions(const StoreConfig& config, const PredictionShape& shape,
+                    const MadeFrom& made_from);
+
+  /// Logits that stand in these rows, which must be of these samples.
+  /// Errors: FileError when the file's order is another.
+  std::vector<TeacherOutput> rows(const std::vector<int64_t>& rows,
+                                  const std::vector<int64_t>& samples) const;
+
+ private:
+  std::filesystem::path file_;
+  StoreConfig config_;
+  PredictionShape shape_;
+  TensorMap map_;
+};
+
+}  // namespace convpass
