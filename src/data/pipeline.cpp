@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
+#include "src/data/crop_box.h"
 
 namespace convpass {
 namespace {
-
-constexpr int kTries = 10;  // of a random crop, as in timm
 
 std::string text(double value) {
   std::string result = std::to_string(value);
@@ -25,12 +25,29 @@ void require(bool ok, const std::string& message) {
 }
 
 void check_pair(const char* name, const std::vector<double>& pair, double max) {
+  if (pair.empty()) return;
   require(pair.size() == 2, std::string("augment.") + name + ": got " +
                                 std::to_string(pair.size()) + " numbers, wanted 2");
   require(pair[0] > 0 && pair[0] <= pair[1] && pair[1] <= max,
           std::string("augment.") + name + ": got [" + text(pair[0]) + ", " + text(pair[1]) +
               "], wanted two rising numbers above 0" +
               (std::isinf(max) ? "" : " and at most " + text(max)));
+}
+
+std::array<int64_t, 2> height_and_width(const std::vector<int64_t>& sides) {
+  return {sides.front(), sides.back()};
+}
+
+void check_resize_to(const char* part, const std::vector<int64_t>& to,
+                     const std::array<int64_t, 2>& size) {
+  if (to.empty()) return;
+  const std::string where = std::string(part) + ".resize_to: got ";
+  require(to.size() <= 2, where + std::to_string(to.size()) + " numbers, wanted 1 or 2");
+  const auto [height, width] = height_and_width(to);
+  require(height >= size[0] && width >= size[1],
+          where + std::to_string(height) + "x" + std::to_string(width) +
+              ", wanted at least the input size of " + std::to_string(size[0]) + "x" +
+              std::to_string(size[1]));
 }
 
 void check(const InputConfig& input, const AugmentConfig& augment) {
@@ -47,6 +64,13 @@ void check(const InputConfig& input, const AugmentConfig& augment) {
   for (double value : input.std) {
     require(value > 0, "input.std: got " + text(value) + ", wanted above 0");
   }
+  check_resize_to("input", input.resize_to, input.size);
+  require(input.resize_to.empty() || input.crop_fraction == 1,
+          "input.crop_fraction: got " + text(input.crop_fraction) +
+              " and input.resize_to, wanted one of them");
+  check_resize_to("augment", augment.resize_to, input.size);
+  require(augment.resize_to.empty() || augment.crop == CropMode::random,
+          "augment.resize_to: got it without augment.crop \"random\", which alone resizes to it");
   check_pair("crop_area", augment.crop_area, 1.0);
   check_pair("crop_ratio", augment.crop_ratio, INFINITY);
   require(augment.flip >= 0 && augment.flip <= 1,
@@ -56,39 +80,35 @@ void check(const InputConfig& input, const AugmentConfig& augment) {
 // Python's round: halves to the even neighbour.
 int64_t round_half_even(double value) { return static_cast<int64_t>(std::nearbyint(value)); }
 
-Image centre_crop(const Image& image, int64_t height, int64_t width) {
+Image centre_crop(const Image& image, int64_t height, int64_t width, bool tensorflow) {
   if (image.height == height && image.width == width) return image;
+  if (tensorflow) {
+    return crop(image, (image.height - height) / 2, (image.width - width) / 2, height, width);
+  }
   return crop(image, round_half_even(static_cast<double>(image.height - height) / 2.0),
               round_half_even(static_cast<double>(image.width - width) / 2.0), height, width);
 }
 
-struct Box {
-  int64_t top, left, height, width;
-};
+// big_vision's resize_small: sides from a float32 factor, halves to the even neighbour.
+std::array<int64_t, 2> tensorflow_short_side(const Image& image, int64_t side) {
+  const float factor =
+      static_cast<float>(side) / static_cast<float>(std::min(image.height, image.width));
+  auto rounded = [factor](int64_t in) {
+    return static_cast<int64_t>(std::lrint(static_cast<float>(in) * factor));
+  };
+  return {rounded(image.height), rounded(image.width)};
+}
 
-// timm's RandomResizedCropAndInterpolation: ten tries, then the largest centred part whose ratio is
-// in range.
-Box random_box(const Image& image, const AugmentConfig& augment, Rng& rng) {
-  const auto height = static_cast<double>(image.height), width = static_cast<double>(image.width);
-  const double low = std::log(augment.crop_ratio[0]), high = std::log(augment.crop_ratio[1]);
-  for (int i = 0; i < kTries; ++i) {
-    const double area = height * width * rng.uniform(augment.crop_area[0], augment.crop_area[1]);
-    const double ratio = std::exp(rng.uniform(low, high));
-    const int64_t w = round_half_even(std::sqrt(area * ratio));
-    const int64_t h = round_half_even(std::sqrt(area / ratio));
-    if (w >= 1 && h >= 1 && w <= image.width && h <= image.height) {
-      const int64_t top = rng.below(image.height - h + 1);
-      return {top, rng.below(image.width - w + 1), h, w};
-    }
-  }
-  int64_t w = image.width, h = image.height;
-  const double ratio = width / height;
-  if (ratio < augment.crop_ratio[0]) {
-    h = std::clamp<int64_t>(round_half_even(width / augment.crop_ratio[0]), 1, image.height);
-  } else if (ratio > augment.crop_ratio[1]) {
-    w = std::clamp<int64_t>(round_half_even(height * augment.crop_ratio[1]), 1, image.width);
-  }
-  return {(image.height - h) / 2, (image.width - w) / 2, h, w};
+constexpr double kTimmArea[] = {0.08, 1.0}, kTimmRatio[] = {3.0 / 4.0, 4.0 / 3.0};
+constexpr double kInceptionArea[] = {0.05, 1.0}, kInceptionRatio[] = {0.75, 1.33};
+
+CropRange range_of(const AugmentConfig& augment) {
+  auto chosen = [](const std::vector<double>& given, std::span<const double, 2> usual) {
+    return given.empty() ? usual : std::span<const double, 2>(given.data(), 2);
+  };
+  const bool inception = augment.crop == CropMode::inception;
+  return {chosen(augment.crop_area, inception ? kInceptionArea : kTimmArea),
+          chosen(augment.crop_ratio, inception ? kInceptionRatio : kTimmRatio)};
 }
 
 void flip(Image& image) {
@@ -119,8 +139,15 @@ void fields(FieldVisitor& visitor, InputConfig& config) {
   visitor.field("crop_fraction", config.crop_fraction,
                 "images are resized to floor(size / crop_fraction), then the centre is cut",
                 {.min = 0, .max = 1, .above_min = true});
-  visitor.choice("interpolation", config.interpolation, {"bicubic", "bilinear"},
-                 "filter of every resize, antialiased, as Pillow does it");
+  visitor.list_or_word("resize_to", config.resize_to, "auto",
+                       "pixels before the centre crop: height and width, or one number for both "
+                       "(for the short side); auto = floor(size / crop_fraction)",
+                       between(1, 8192));
+  visitor.choice(
+      "interpolation", config.interpolation, {"bicubic", "bilinear", "tf_bilinear", "tf_area"},
+      "filter of every resize: bicubic and bilinear antialiased as Pillow does it; "
+      "tf_bilinear and tf_area as TensorFlow and big_vision do it, rounding of sides and "
+      "place of the crop included");
   visitor.field("mean", config.mean,
                 "mean of each channel of [0, 1] pixels; empty = the backbone's own");
   visitor.field("std", config.std,
@@ -132,15 +159,29 @@ void fields(FieldVisitor& visitor, InputConfig& config) {
 
 void fields(FieldVisitor& visitor, AugmentConfig& config) {
   visitor.choice(
-      "crop", config.crop, {"none", "random_resized", "random"},
-      "none: the evaluation view; random_resized: a random part, resized; random: resized "
-      "as in evaluation, then cut anywhere");
+      "crop", config.crop, {"none", "random_resized", "random", "inception"},
+      "none: the evaluation view; random_resized: a random part, resized (timm); random: "
+      "resized as in evaluation, then cut anywhere; inception: a random part as "
+      "TensorFlow draws and resizes it (big_vision)");
+  visitor.list_or_word("resize_to", config.resize_to, "auto",
+                       "random: pixels before the crop, like input.resize_to; auto = as in "
+                       "evaluation",
+                       between(1, 8192));
   visitor.field("crop_area", config.crop_area,
-                "random_resized: least and largest fraction of the image's area",
+                "least and largest fraction of the image's area; empty: [0.08, 1] of "
+                "random_resized, [0.05, 1] of inception",
                 {.min = 0, .max = 1, .above_min = true});
   visitor.field("crop_ratio", config.crop_ratio,
-                "random_resized: least and largest width / height of the part", above(0));
+                "least and largest width / height of the part; empty: [3/4, 4/3] of "
+                "random_resized, [0.75, 1.33] of inception",
+                above(0));
   visitor.field("flip", config.flip, "probability of a left-right flip", between(0, 1));
+  fields(visitor, config.mix);
+}
+
+bool AugmentConfig::same_draw(const AugmentConfig& other) const {
+  return crop == other.crop && crop_area == other.crop_area && crop_ratio == other.crop_ratio &&
+         flip == other.flip;
 }
 
 ImagePipeline::ImagePipeline(const InputConfig& input, const AugmentConfig& augment)
@@ -155,49 +196,71 @@ ImagePipeline::ImagePipeline(const InputConfig& input, const AugmentConfig& augm
   }
 }
 
-// The evaluation's resize, before the crop.
-Image ImagePipeline::resized(const Image& image) const {
+bool ImagePipeline::same_pixels(const ImagePipeline& other, bool training) const {
+  const InputConfig &a = input_, &b = other.input_;
+  return a.size == b.size && a.resize == b.resize && a.crop_fraction == b.crop_fraction &&
+         a.resize_to == b.resize_to && a.interpolation == b.interpolation &&
+         (!training ||
+          (augment_.same_draw(other.augment_) && augment_.resize_to == other.augment_.resize_to));
+}
+
+std::array<int64_t, 2> ImagePipeline::before_crop(const std::vector<int64_t>& to) const {
+  if (!to.empty()) return height_and_width(to);
   auto enlarged = [&](int64_t side) {
     return static_cast<int64_t>(std::floor(static_cast<double>(side) / input_.crop_fraction));
   };
-  int64_t h = enlarged(height()), w = enlarged(width());
+  return {enlarged(height()), enlarged(width())};
+}
+
+// Resized, before the crop.
+Image ImagePipeline::resized(const Image& image, const std::vector<int64_t>& to) const {
+  auto [h, w] = before_crop(to);
   if (input_.resize == ResizeMode::short_side) {
-    if (h == w) {
-      // torchvision's Resize(int): the long side is truncated.
-      if (image.height < image.width) {
-        w = h * image.width / image.height;
-      } else {
-        h = w * image.height / image.width;
-      }
-    } else {
+    if (h != w) {
       // timm's ResizeKeepRatio: the smallest that covers both sides.
       const double ratio = std::min(static_cast<double>(image.height) / static_cast<double>(h),
                                     static_cast<double>(image.width) / static_cast<double>(w));
       h = round_half_even(static_cast<double>(image.height) / ratio);
       w = round_half_even(static_cast<double>(image.width) / ratio);
+    } else if (is_tensorflow(input_.interpolation)) {
+      const auto sides = tensorflow_short_side(image, h);
+      h = sides[0], w = sides[1];
+    } else if (image.height < image.width) {
+      // torchvision's Resize(int): the long side is truncated.
+      w = h * image.width / image.height;
+    } else {
+      h = w * image.height / image.width;
     }
   }
   return resize(image, h, w, input_.interpolation);
 }
 
 Image ImagePipeline::evaluation_view(const Image& image) const {
-  return centre_crop(resized(image), height(), width());
+  return centre_crop(resized(image, input_.resize_to), height(), width(),
+                     is_tensorflow(input_.interpolation));
 }
 
 Image ImagePipeline::training_view(const Image& image, Rng rng) const {
   Image view;
+  auto part = [&](const Box& box, Interpolation interpolation) {
+    return resize(crop(image, box.top, box.left, box.height, box.width), height(), width(),
+                  interpolation);
+  };
   switch (augment_.crop) {
     case CropMode::none:
       view = evaluation_view(image);
       break;
-    case CropMode::random_resized: {
-      const Box box = random_box(image, augment_, rng);
-      view = resize(crop(image, box.top, box.left, box.height, box.width), height(), width(),
-                    input_.interpolation);
+    case CropMode::random_resized:
+      view = part(random_resized_box(image.height, image.width, range_of(augment_), rng),
+                  input_.interpolation);
       break;
-    }
+    case CropMode::inception:
+      view = part(inception_box(image.height, image.width, range_of(augment_), rng),
+                  Interpolation::tf_bilinear);
+      break;
     case CropMode::random: {
-      const Image whole = resized(image);
+      const Image whole =
+          resized(image, augment_.resize_to.empty() ? input_.resize_to : augment_.resize_to);
       const int64_t top = rng.below(whole.height - height() + 1);
       const int64_t left = rng.below(whole.width - width() + 1);
       view = crop(whole, top, left, height(), width());

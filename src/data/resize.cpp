@@ -6,6 +6,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/data/image.h"
+#include "src/data/resize_tensorflow.h"
 
 // Chooses the widest vector unit when the program is loaded. Sanitizers start too late for that.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
@@ -193,6 +194,8 @@ Image resize(const Image& image, int64_t height, int64_t width, Interpolation in
                 " pixels, wanted sides from 1 to " + std::to_string(kMaxSide));
   }
   if (height == image.height && width == image.width) return image;
+  if (interpolation == Interpolation::tf_bilinear) return tf_bilinear(image, height, width);
+  if (interpolation == Interpolation::tf_area) return tf_area(image, height, width);
   const Taps across = make_taps(image.width, width, interpolation);
   const Taps down = make_taps(image.height, height, interpolation);
   if (height == image.height) return horizontal(image, 0, image.height, across, width);

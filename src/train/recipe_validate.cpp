@@ -86,13 +86,51 @@ void check_input(const Checker& check, const Recipe& recipe) {
         input.std[i] > 0, "/input/std/" + std::to_string(i),
         "out of range, got " + Checker::number(input.std[i]) + ", wanted a number above 0");
   }
-  if (recipe.augment.crop == CropMode::random_resized) {
-    check.range("/augment/crop_area", recipe.augment.crop_area);
-    check.require(recipe.augment.crop_area[1] <= 1, "/augment/crop_area/1",
-                  "out of range, got " + Checker::number(recipe.augment.crop_area[1]) +
-                      ", wanted a fraction of at most 1");
-    check.range("/augment/crop_ratio", recipe.augment.crop_ratio);
+  check.length("/input/resize_to", input.resize_to.size(), {0, 1, 2},
+               "height and width, or one number");
+  check.require(
+      input.resize_to.empty() || input.crop_fraction == 1, "/input/crop_fraction",
+      "got " + Checker::number(input.crop_fraction) + " with input.resize_to, wanted one of them");
+}
+
+void check_augment(const Checker& check, const AugmentConfig& augment) {
+  const bool part = augment.crop == CropMode::random_resized || augment.crop == CropMode::inception;
+  for (const auto& [pointer, list] : {std::pair{"/augment/crop_area", &augment.crop_area},
+                                      std::pair{"/augment/crop_ratio", &augment.crop_ratio}}) {
+    if (list->empty()) continue;
+    check.require(part, pointer,
+                  "got a range without the crop \"random_resized\" or \"inception\" that draws "
+                  "from it");
+    check.range(pointer, *list);
   }
+  check.require(augment.crop_area.empty() || augment.crop_area[1] <= 1, "/augment/crop_area/1",
+                "out of range, got " +
+                    Checker::number(augment.crop_area.empty() ? 0 : augment.crop_area[1]) +
+                    ", wanted a fraction of at most 1");
+  check.length("/augment/resize_to", augment.resize_to.size(), {0, 1, 2},
+               "height and width, or one number");
+  check.require(augment.resize_to.empty() || augment.crop == CropMode::random, "/augment/resize_to",
+                "got pixels without the crop \"random\", which alone is cut from them");
+}
+
+void check_mixing(const Checker& check, const Recipe& recipe) {
+  const MixConfig& mix = recipe.augment.mix;
+  if (!mix.on()) return;
+  const std::string style = mix.style == MixStyle::bit ? "\"bit\"" : "\"funmatch\"";
+  if (mix.style != MixStyle::timm) {
+    check.require(mix.cutmix == 0, "/augment/cutmix",
+                  "got " + Checker::number(mix.cutmix) + " with the style " + style +
+                      ", wanted 0 or the style \"timm\"");
+    check.require(mix.mode == MixMode::batch, "/augment/mix_mode",
+                  "got one of the style \"timm\" with " + style + ", wanted \"batch\"");
+    check.require(mix.probability == 1, "/augment/mix_probability",
+                  "got " + Checker::number(mix.probability) + " with the style " + style +
+                      ", wanted 1 or the style \"timm\"");
+    return;
+  }
+  check.require(recipe.train.batch_size % 2 == 0, "/train/batch_size",
+                "got " + std::to_string(recipe.train.batch_size) +
+                    ", wanted an even number: augment.mix_style \"timm\" mixes pairs");
 }
 
 void check_schedule(const Checker& check, const Recipe& recipe) {
@@ -187,6 +225,8 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_adapter(check, recipe);
   check_data(check, recipe, needs_data);
   check_input(check, recipe);
+  check_augment(check, recipe.augment);
+  check_mixing(check, recipe);
   check_schedule(check, recipe);
 }
 

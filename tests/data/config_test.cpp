@@ -45,6 +45,29 @@ TEST(InputConfig, SizeIsOneNumberOrTwoOrAuto) {
   EXPECT_THROW(parsed<InputConfig>(R"({"size": 0})"), Error);
 }
 
+TEST(InputConfig, ReadsTheEvaluationViewOfFunMatch) {
+  const auto input = parsed<InputConfig>(
+      R"({"size": 224, "resize": "short_side", "resize_to": 256, "interpolation": "tf_area"})");
+  EXPECT_EQ(input.resize_to, std::vector<int64_t>{256});
+  EXPECT_EQ(input.interpolation, Interpolation::tf_area);
+  EXPECT_EQ(write_json_fields(parsed<InputConfig>(write_json_fields(input))),
+            write_json_fields(input));
+  EXPECT_TRUE(parsed<InputConfig>(R"({"resize_to": "auto"})").resize_to.empty());
+}
+
+TEST(AugmentConfig, ReadsMixingBesideTheCrop) {
+  const auto config = parsed<AugmentConfig>(
+      R"({"crop": "inception", "mixup": 0.8, "cutmix": 1, "mix_mode": "pair", "mix_switch": 0.3})");
+  EXPECT_EQ(config.crop, CropMode::inception);
+  EXPECT_EQ(config.mix.mixup, 0.8);
+  EXPECT_EQ(config.mix.mode, MixMode::pair);
+  EXPECT_TRUE(config.mix.on());
+  EXPECT_FALSE(parsed<AugmentConfig>(R"({"mixup": 1, "mix_style": "funmatch"})").any());
+  EXPECT_EQ(write_json_fields(parsed<AugmentConfig>(write_json_fields(config))),
+            write_json_fields(config));
+  EXPECT_THROW(parsed<AugmentConfig>(R"({"mixup": -1})"), Error);
+}
+
 TEST(AugmentConfig, ReadsAndWrites) {
   const auto config =
       parsed<AugmentConfig>(R"({"crop": "random_resized", "crop_area": [0.5, 1], "flip": 0.5})");

@@ -1,14 +1,20 @@
 #include "convpass/data/pipeline.h"
 
 #include <gtest/gtest.h>
+#include <zlib.h>
 
+#include <array>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "convpass/core/error.h"
 #include "convpass/core/rng.h"
 #include "data/image_files.h"
+#include "src/data/crop_box.h"
 
 namespace convpass {
 namespace {
@@ -58,6 +64,67 @@ TEST(Pipeline, ShortSideOfAnOblongInputCoversBothSides) {
   // Scales 20/61 and 30/97: the larger is 20/61, so the width is round(97 * 20/61) = 32.
   const Image wanted = crop(resize(image, 20, 32, Interpolation::bicubic), 0, 1, 20, 30);
   EXPECT_EQ(ImagePipeline(input, {}).evaluation_view(image).pixels, wanted.pixels);
+}
+
+Image transposed(const Image& image) {
+  Image turned{image.width, image.height, {}};
+  for (int64_t y = 0; y < turned.height; ++y) {
+    for (int64_t x = 0; x < turned.width; ++x) {
+      const uint8_t* pixel = image.pixels.data() + (x * image.width + y) * 3;
+      turned.pixels.insert(turned.pixels.end(), pixel, pixel + 3);
+    }
+  }
+  return turned;
+}
+
+// Checksums of big_vision's resize_small and central_crop: tests/reference/tensorflow_views.py.
+TEST(Pipeline, TfAreaIsTheEvaluationViewOfBigVision) {
+  std::ifstream in(std::filesystem::path(CONVPASS_TEST_DATA) / "tensorflow/evaluation_views.txt");
+  std::string name;
+  int64_t turned = 0, side = 0, crop = 0;
+  uLong wanted = 0;
+  int lines = 0;
+  for (; in >> name >> turned >> side >> crop >> wanted; ++lines) {
+    InputConfig input = input_of(crop, crop);
+    input.resize = ResizeMode::short_side;
+    input.resize_to = {side};
+    input.interpolation = Interpolation::tf_area;
+    Image image = test::read_ppm("resize_" + name + ".ppm");
+    if (turned) image = transposed(image);
+    const Image view = ImagePipeline(input, {}).evaluation_view(image);
+    EXPECT_EQ(crc32(0, view.pixels.data(), static_cast<uInt>(view.pixels.size())), wanted)
+        << name << " " << turned << " " << side << " " << crop;
+  }
+  EXPECT_EQ(lines, 16);
+}
+
+TEST(Pipeline, CropFractionsOfBigVisionGiveWholePixels) {
+  for (const auto& [size, fraction, wanted] :
+       {std::tuple{224, 0.875, 256}, std::tuple{128, 0.8, 160}, std::tuple{224, 0.95, 235}}) {
+    InputConfig input = input_of(size, size);
+    input.crop_fraction = fraction;
+    InputConfig same = input_of(size, size);
+    same.resize_to = {wanted, wanted};
+    const Image image = test::read_ppm("resize_smooth.ppm");
+    EXPECT_EQ(ImagePipeline(input, {}).evaluation_view(image).pixels,
+              ImagePipeline(same, {}).evaluation_view(image).pixels)
+        << size;
+  }
+}
+
+TEST(Pipeline, ResizeToOfTrainingLeavesTheEvaluationAlone) {
+  const Image image = test::read_ppm("resize_smooth.ppm");
+  InputConfig input = input_of(16, 16);
+  AugmentConfig augment;
+  augment.crop = CropMode::random;
+  augment.resize_to = {20};
+  const ImagePipeline pipeline(input, augment);
+  EXPECT_EQ(pipeline.evaluation_view(image).pixels,
+            resize(image, 16, 16, Interpolation::bicubic).pixels);
+  const Image whole = resize(image, 20, 20, Interpolation::bicubic);
+  Rng rng(9);
+  const int64_t top = rng.below(5), left = rng.below(5);
+  EXPECT_EQ(pipeline.training_view(image, Rng(9)).pixels, crop(whole, top, left, 16, 16).pixels);
 }
 
 TEST(Pipeline, NormalisesToPlanesLikeTorchvision) {
@@ -172,6 +239,41 @@ TEST(Pipeline, CropThatNeverFitsFallsBackToTheCentre) {
   EXPECT_EQ(view.pixels, crop(image, 0, 55, 30, 40).pixels);
 }
 
+TEST(Pipeline, InceptionCropResizesItsBoxAsTensorFlowDoes) {
+  InputConfig input = input_of(24, 20);
+  AugmentConfig augment;
+  augment.crop = CropMode::inception;
+  augment.flip = 0.5;
+  const ImagePipeline pipeline(input, augment);
+  const Image image = test::read_ppm("resize_noise.ppm");
+  const std::array<double, 2> area{0.05, 1.0}, ratio{0.75, 1.33};
+  int flips = 0;
+  for (uint64_t key = 0; key < 20; ++key) {
+    Rng rng(key);
+    const Box box = inception_box(image.height, image.width, {area, ratio}, rng);
+    Image wanted = resize(crop(image, box.top, box.left, box.height, box.width), 24, 20,
+                          Interpolation::tf_bilinear);
+    if (rng.coin(0.5)) {
+      ++flips;
+      const Image straight = wanted;
+      for (size_t i = 0; i < wanted.pixels.size(); ++i) {
+        const size_t pixel = i / 3, mirrored = pixel / 20 * 20 + 19 - pixel % 20;
+        wanted.pixels[i] = straight.pixels[mirrored * 3 + i % 3];
+      }
+    }
+    EXPECT_EQ(pipeline.training_view(image, Rng(key)).pixels, wanted.pixels) << key;
+  }
+  EXPECT_GT(flips, 3);
+  EXPECT_LT(flips, 17);
+}
+
+TEST(Pipeline, MixingMakesNoViewRandom) {
+  AugmentConfig augment;
+  augment.mix.mixup = 0.8;
+  augment.mix.cutmix = 1.0;
+  EXPECT_FALSE(ImagePipeline(input_of(8, 8), augment).random());
+}
+
 TEST(Pipeline, RefusesWhatIsNotResolved) {
   EXPECT_EQ(test::message_of([] { ImagePipeline({}, {}); }),
             "input.size: got 0x0, wanted sides above 0");
@@ -183,6 +285,21 @@ TEST(Pipeline, RefusesWhatIsNotResolved) {
   augment.crop_area = {0.5, 0.2};
   EXPECT_EQ(test::message_of([&] { ImagePipeline(input_of(8, 8), augment); }),
             "augment.crop_area: got [0.5, 0.2], wanted two rising numbers above 0 and at most 1");
+}
+
+TEST(Pipeline, RefusesPixelsThatTheCropDoesNotFitIn) {
+  InputConfig input = input_of(8, 8);
+  input.resize_to = {9, 7};
+  EXPECT_EQ(test::message_of([&] { ImagePipeline(input, {}); }),
+            "input.resize_to: got 9x7, wanted at least the input size of 8x8");
+  input.resize_to = {9};
+  input.crop_fraction = 0.5;
+  EXPECT_EQ(test::message_of([&] { ImagePipeline(input, {}); }),
+            "input.crop_fraction: got 0.5 and input.resize_to, wanted one of them");
+  AugmentConfig augment;
+  augment.resize_to = {10};
+  EXPECT_EQ(test::message_of([&] { ImagePipeline(input_of(8, 8), augment); }),
+            "augment.resize_to: got it without augment.crop \"random\", which alone resizes to it");
 }
 
 }  // namespace

@@ -41,9 +41,34 @@ TEST(Resize, EqualsPillowOnADecodedPhoto) {
             0);
 }
 
+// tests/reference/tensorflow_views.py transcribes the kernels in their float32 arithmetic.
+TEST(Resize, EqualsTensorFlowsKernelsExactly) {
+  const Image image = read_ppm("resize_noise.ppm");
+  for (const auto& [kind, interpolation] : {std::pair{"bilinear", Interpolation::tf_bilinear},
+                                            std::pair{"area", Interpolation::tf_area}}) {
+    for (Size size : {Size{24, 24}, Size{61, 40}, Size{17, 97}, Size{70, 110}, Size{7, 150},
+                      Size{150, 7}, Size{1, 1}}) {
+      const std::string name = std::string("../tensorflow/") + kind + "_" +
+                               std::to_string(size.height) + "x" + std::to_string(size.width);
+      const Image got = resize(image, size.height, size.width, interpolation);
+      EXPECT_EQ(difference(got, read_ppm(name + ".ppm")).largest, 0) << name;
+    }
+  }
+}
+
+TEST(Resize, OfTensorFlowTruncates) {
+  const Image image{1, 2, {0, 10, 0, 255, 13, 0}};
+  // The middle of three outputs lies half way: 127.5 and 11.5.
+  const Image got = resize(image, 1, 3, Interpolation::tf_bilinear);
+  EXPECT_EQ(got.pixels, (std::vector<uint8_t>{0, 10, 0, 127, 11, 0, 255, 13, 0}));
+}
+
 TEST(Resize, KeepsAnImageOfThatSize) {
   const Image image = read_ppm("resize_noise.ppm");
-  EXPECT_EQ(resize(image, image.height, image.width, Interpolation::bicubic).pixels, image.pixels);
+  for (auto interpolation :
+       {Interpolation::bicubic, Interpolation::tf_bilinear, Interpolation::tf_area}) {
+    EXPECT_EQ(resize(image, image.height, image.width, interpolation).pixels, image.pixels);
+  }
 }
 
 TEST(Resize, KeepsAConstantColour) {

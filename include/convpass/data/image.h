@@ -15,7 +15,16 @@ struct Image {
   std::vector<uint8_t> pixels;
 };
 
-enum class Interpolation { bicubic, bilinear };
+enum class Interpolation {
+  bicubic,      ///< Pillow's
+  bilinear,     ///< Pillow's
+  tf_bilinear,  ///< TensorFlow's `tf.image.resize(..., "bilinear", antialias=False)`
+  tf_area,      ///< TensorFlow's `tf.image.resize(..., "area")`
+};
+/// TensorFlow's filters round sides and place crops as big_vision does.
+inline bool is_tensorflow(Interpolation interpolation) {
+  return interpolation >= Interpolation::tf_bilinear;
+}
 
 struct DecodeOptions {
   bool exif_orientation = false;  ///< turn the image as its EXIF tag says
@@ -31,8 +40,11 @@ Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options 
 /// The same from a file. Errors: FileError.
 Image read_image(const std::filesystem::path& file, const DecodeOptions& options = {});
 
-/// Pillow's `Image.resize((width, height), BICUBIC | BILINEAR)`: separable, antialiased when
-/// shrinking, bicubic a = -0.5, 8-bit after each pass (spec: augment.md).
+/// bicubic, bilinear: Pillow's `Image.resize((width, height), BICUBIC | BILINEAR)`: separable,
+/// antialiased when shrinking, bicubic a = -0.5, 8-bit after each pass.
+/// tf_bilinear, tf_area: the kernels of TensorFlow in its float32 arithmetic (half-pixel centres,
+/// not antialiased; exact box weights), clipped and truncated to 8 bits as big_vision does. So an
+/// area resize can darken a constant colour by one level.
 Image resize(const Image& image, int64_t height, int64_t width, Interpolation interpolation);
 
 /// The rectangle of that size at (top, left); parts outside the image are black.

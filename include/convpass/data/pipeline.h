@@ -6,15 +6,15 @@
 
 #include "convpass/core/rng.h"
 #include "convpass/data/image.h"
+#include "convpass/data/mixing.h"
 
 namespace convpass {
 
 class FieldVisitor;
 
 enum class ResizeMode {
-  stretch,     ///< to floor(size / crop_fraction), aspect ratio not kept, then centre crop (VTAB,
-               ///< Convpass)
-  short_side,  ///< short side to floor(size / crop_fraction), then centre crop (torchvision, timm)
+  stretch,     ///< both sides, aspect ratio not kept, then centre crop (VTAB, Convpass, BiT)
+  short_side,  ///< the short side, then centre crop (torchvision, timm, big_vision)
 };
 
 /// From a decoded image to the network's input at evaluation (and at training without
@@ -23,6 +23,8 @@ struct InputConfig {
   std::array<int64_t, 2> size{0, 0};  ///< height, width; 0 = the backbone's image size
   ResizeMode resize = ResizeMode::stretch;
   double crop_fraction = 1.0;
+  std::vector<int64_t> resize_to{};  ///< height and width (or one number) before the centre crop;
+                                     ///< empty = floor(size / crop_fraction)
   Interpolation interpolation = Interpolation::bicubic;
   std::vector<double> mean, std;  ///< per channel of [0, 1] pixels; empty = the backbone's own
   bool exif_orientation = false;  ///< turn images as their EXIF tag says
@@ -32,14 +34,26 @@ enum class CropMode {
   none,            ///< the evaluation view
   random_resized,  ///< a part of random area and ratio, resized to the input size (timm, Inception)
   random,          ///< the evaluation's resize, then the input size cut out anywhere (BiT, mild)
+  inception,       ///< a random part as TensorFlow draws it, resized by tf_bilinear (big_vision,
+                   ///< FunMatch)
 };
 
 struct AugmentConfig {
   CropMode crop = CropMode::none;
-  std::vector<double> crop_area{0.08, 1.0};              ///< random_resized: fraction of the area
-  std::vector<double> crop_ratio{3.0 / 4.0, 4.0 / 3.0};  ///< random_resized: width / height
-  double flip = 0.0;                                     ///< probability of a horizontal flip
+  std::vector<int64_t> resize_to{};  ///< random: pixels before the crop, like InputConfig's; empty
+                                     ///< = as in evaluation
+  std::vector<double> crop_area{};   ///< fraction of the area; empty = of the kind: [0.08, 1],
+                                     ///< inception [0.05, 1]
+  std::vector<double> crop_ratio{};  ///< width / height; empty = of the kind: [3/4, 4/3], inception
+                                     ///< [0.75, 1.33]
+  double flip = 0.0;                 ///< probability of a horizontal flip
+  MixConfig mix;                     ///< of whole batches: no part of a view
+
+  /// Whether the view of one image is random.
   bool any() const { return crop != CropMode::none || flip > 0; }
+  /// Whether two views that draw from the same key see the same part of the image and the same
+  /// flip.
+  bool same_draw(const AugmentConfig& other) const;
 };
 
 void fields(FieldVisitor& visitor, InputConfig& config);
@@ -58,15 +72,20 @@ class ImagePipeline {
   /// nothing random is configured.
   Image training_view(const Image& image, Rng rng) const;
   bool random() const { return augment_.any(); }
+  /// Whether both make the same 8-bit evaluation views (and, if asked, training views from the same
+  /// key): they may differ in how these are normalised.
+  bool same_pixels(const ImagePipeline& other, bool training) const;
   /// (pixel / 255 - mean) / std into `out`, `[3, H, W]` float32.
   void normalise(const Image& image, float* out) const;
 
   int64_t height() const { return input_.size[0]; }
   int64_t width() const { return input_.size[1]; }
   const InputConfig& input() const { return input_; }
+  const AugmentConfig& augment() const { return augment_; }
 
  private:
-  Image resized(const Image& image) const;
+  Image resized(const Image& image, const std::vector<int64_t>& to) const;
+  std::array<int64_t, 2> before_crop(const std::vector<int64_t>& to) const;
 
   InputConfig input_;
   AugmentConfig augment_;
