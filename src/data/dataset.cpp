@@ -56,6 +56,9 @@ void cut(Dataset& dataset, const DatasetConfig& config) {
   if (config.per_class <= 0 && config.limit <= 0) return;
   std::vector<int64_t> kept;
   if (config.per_class > 0) {
+    if (!dataset.labelled()) {
+      throw Error("per_class: got images without labels, wanted limit, or a format with labels");
+    }
     kept = choose_per_class(dataset, config.per_class, config.seed);
   } else {
     for (int64_t i = 0; i < dataset.size(); ++i) kept.push_back(i);
@@ -100,8 +103,12 @@ void fields(FieldVisitor& visitor, NpzSource& source) {
   visitor.field("labels", source.labels, "name of the labels, whole numbers [N] from 0");
 }
 
+void fields(FieldVisitor& visitor, ImagesSource& source) {
+  visitor.field("path", source.path, "a folder of images without labels, at any depth");
+}
+
 void fields(FieldVisitor& visitor, DatasetConfig& config) {
-  visitor.variant("format", config.source, {"folder", "list", "idx", "cifar", "npz"},
+  visitor.variant("format", config.source, {"folder", "list", "idx", "cifar", "npz", "images"},
                   "how the images are stored");
   visitor.field("limit", config.limit, "keep at most this many images, chosen by seed; 0 = all",
                 at_least(0));
@@ -137,7 +144,7 @@ std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeO
 }
 
 void Dataset::name_classes(const std::vector<std::string>& names, const std::string& where) {
-  if (names.size() != classes_.size()) {
+  if (names.size() != classes_.size() && (labelled() || !classes_.empty())) {
     throw Error(where + ": data.class_names has " + std::to_string(names.size()) +
                 " names, wanted one for each of the " + std::to_string(classes_.size()) +
                 " classes");
@@ -145,8 +152,14 @@ void Dataset::name_classes(const std::vector<std::string>& names, const std::str
   classes_ = names;
 }
 
+void require_labels(const Dataset& dataset, const std::string& where, const std::string& purpose) {
+  if (dataset.labelled()) return;
+  throw Error(where + ": got images without labels, wanted labels " + purpose);
+}
+
 void check_same_classes(const Dataset& train, const Dataset& other, const std::string& where) {
   const std::vector<std::string>&ours = train.classes(), &theirs = other.classes();
+  if (!train.labelled() && numbered(ours) && ours.size() == theirs.size()) return;
   if (numbered(theirs)) {
     if (theirs.size() > ours.size()) {
       throw Error(where + ": got labels of " + std::to_string(theirs.size()) +

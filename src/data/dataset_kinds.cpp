@@ -86,10 +86,12 @@ std::vector<std::string> numbered_classes(const std::vector<int64_t>& labels, in
     }
     largest = std::max(largest, labels[i]);
   }
+  return numbers(classes > 0 ? classes : largest + 1);
+}
+
+std::vector<std::string> numbers(int64_t count) {
   std::vector<std::string> names;
-  for (int64_t i = 0; i < (classes > 0 ? classes : largest + 1); ++i) {
-    names.push_back(std::to_string(i));
-  }
+  for (int64_t i = 0; i < count; ++i) names.push_back(std::to_string(i));
   return names;
 }
 

@@ -52,6 +52,8 @@ class ArrayDataset : public Dataset {
 /// about `file` when a label does not lie in 0..K-1.
 std::vector<std::string> numbered_classes(const std::vector<int64_t>& labels, int64_t classes,
                                           const std::filesystem::path& file);
+/// "0" to "count - 1".
+std::vector<std::string> numbers(int64_t count);
 /// One past the largest label that is allowed.
 int64_t label_end(int64_t classes);
 
@@ -64,6 +66,8 @@ std::unique_ptr<Dataset> open_source(const IdxSource& source, const DecodeOption
 std::unique_ptr<Dataset> open_source(const CifarSource& source, const DecodeOptions& decode,
                                      int64_t classes);
 std::unique_ptr<Dataset> open_source(const NpzSource& source, const DecodeOptions& decode,
+                                     int64_t classes);
+std::unique_ptr<Dataset> open_source(const ImagesSource& source, const DecodeOptions& decode,
                                      int64_t classes);
 
 }  // namespace convpass

@@ -60,15 +60,25 @@ void collect(const fs::path& folder, std::vector<fs::path>& above, std::vector<f
   above.pop_back();
 }
 
+/// Every image at or below a folder, by path.
+std::vector<fs::path> images_below(const fs::path& folder) {
+  std::vector<fs::path> above, images;
+  collect(folder, above, images);
+  std::sort(images.begin(), images.end(),
+            [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });
+  return images;
+}
+
+void require_folder(const fs::path& path, const std::string& wanted) {
+  if (fs::is_directory(path)) return;
+  throw FileError(path, fs::exists(path) ? "not a folder, wanted " + wanted : "no such folder");
+}
+
 }  // namespace
 
 std::unique_ptr<Dataset> open_source(const FolderSource& source, const DecodeOptions& decode,
                                      int64_t classes) {
-  if (!fs::is_directory(source.path)) {
-    throw FileError(source.path, fs::exists(source.path)
-                                     ? "not a folder, wanted one with a folder per class"
-                                     : "no such folder");
-  }
+  require_folder(source.path, "one with a folder per class");
   const Entries entries = list(source.path);
   if (entries.folders.empty()) {
     auto images = std::count_if(entries.files.begin(), entries.files.end(), is_image_name);
@@ -85,18 +95,27 @@ std::unique_ptr<Dataset> open_source(const FolderSource& source, const DecodeOpt
   std::vector<int64_t> labels;
   std::vector<std::string> names;
   for (const fs::path& folder : entries.folders) {
-    std::vector<fs::path> above, images;
-    collect(folder, above, images);
+    const std::vector<fs::path> images = images_below(folder);
     if (images.empty()) {
       throw FileError(folder, "a class folder without images, wanted jpg, png, webp, bmp or tif");
     }
-    std::sort(images.begin(), images.end(),
-              [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });
     labels.insert(labels.end(), images.size(), static_cast<int64_t>(names.size()));
     files.insert(files.end(), images.begin(), images.end());
     names.push_back(folder.filename().string());
   }
   return std::make_unique<FileDataset>(std::move(files), std::move(labels), std::move(names),
+                                       decode);
+}
+
+std::unique_ptr<Dataset> open_source(const ImagesSource& source, const DecodeOptions& decode,
+                                     int64_t classes) {
+  require_folder(source.path, "one with images");
+  std::vector<fs::path> files = images_below(source.path);
+  if (files.empty()) {
+    throw FileError(source.path, "no images in it, wanted jpg, png, webp, bmp or tif");
+  }
+  std::vector<int64_t> labels(files.size(), -1);
+  return std::make_unique<FileDataset>(std::move(files), std::move(labels), numbers(classes),
                                        decode);
 }
 

@@ -197,6 +197,9 @@ struct SourceChecker {
   void operator()(const NpzSource& source) const {
     check_path(check, at + "/path", source.path, "an npz file");
   }
+  void operator()(const ImagesSource& source) const {
+    check_path(check, at + "/path", source.path, "a folder of images");
+  }
 };
 
 void check_data(const Checker& check, const Recipe& recipe, bool needs_data) {

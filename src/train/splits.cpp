@@ -71,24 +71,38 @@ void check_images(Dataset& dataset, const Recipe& recipe, const std::string& whe
 std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
                                       int64_t classes, const std::string& where) {
   auto dataset = open_split(recipe, config, classes, where);
+  require_labels(*dataset, where, "to evaluate on");
   check_images(*dataset, recipe, where);
   return dataset;
 }
 
-Splits open_splits(const Recipe& recipe) {
+Splits open_splits(const Recipe& recipe, bool train_labels) {
   const DataConfig& data = recipe.data;
   Splits splits;
   splits.train = open_split(recipe, *data.train, data.classes, "data.train");
-  const auto classes = static_cast<int64_t>(splits.train->classes().size());
+  if (train_labels) require_labels(*splits.train, "data.train", "to train on");
+  bool named = splits.train->labelled() || !data.class_names.empty();
   auto other = [&](const std::optional<DatasetConfig>& config, const std::string& where) {
     std::unique_ptr<Dataset> dataset;
     if (!config) return dataset;
+    const auto classes = static_cast<int64_t>(splits.train->classes().size());
     dataset = open_split(recipe, *config, classes, where);
+    require_labels(*dataset, where, "to evaluate on");
+    const std::vector<std::string>&ours = splits.train->classes(), &theirs = dataset->classes();
+    if (!named && (ours.empty() || ours.size() == theirs.size())) {
+      splits.train->name_classes(theirs, "data.train");
+      named = true;
+    }
     check_same_classes(*splits.train, *dataset, where);
     return dataset;
   };
   splits.val = other(data.val, "data.val");
   splits.test = other(data.test, "data.test");
+  if (splits.train->classes().empty()) {
+    throw Error(
+        "data.train: got images without labels and no data.classes, wanted the number of "
+        "classes");
+  }
   return splits;
 }
 

@@ -12,14 +12,16 @@ struct Splits {
   std::unique_ptr<Dataset> train, val, test;
 };
 
-/// Opens the splits and checks that their classes agree; no image is read. Errors: Error.
-Splits open_splits(const Recipe& recipe);
+/// Opens the splits and checks that their classes agree; no image is read. val and test must have
+/// labels, train if `train_labels` (a loss uses them); without, it takes its classes from
+/// data.classes, data.class_names or the other splits. Errors: Error.
+Splits open_splits(const Recipe& recipe, bool train_labels = true);
 
 /// Decodes every image once: broken ones stop the run (the first ten and a count) or are left out,
 /// as `data.on_error` says. A stop that is requested meanwhile ends it early. Errors: Error.
 void check_images(Splits& splits, const Recipe& recipe);
 
-/// Opens one data set and checks its images.
+/// Opens one data set to evaluate on, which must have labels, and checks its images.
 std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
                                       int64_t classes, const std::string& where);
 

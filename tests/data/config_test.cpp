@@ -55,6 +55,12 @@ TEST(InputConfig, ReadsTheEvaluationViewOfFunMatch) {
   EXPECT_TRUE(parsed<InputConfig>(R"({"resize_to": "auto"})").resize_to.empty());
 }
 
+TEST(DataConfig, ReadsImagesWithoutLabels) {
+  const auto config =
+      parsed<DataConfig>(R"({"train": {"format": "images", "path": "pile"}, "classes": 10})");
+  EXPECT_EQ(std::get<ImagesSource>(config.train->source).path, "/recipes/pile");
+}
+
 TEST(AugmentConfig, ReadsMixingBesideTheCrop) {
   const auto config = parsed<AugmentConfig>(
       R"({"crop": "inception", "mixup": 0.8, "cutmix": 1, "mix_mode": "pair", "mix_switch": 0.3})");

@@ -355,6 +355,18 @@ TEST_F(Subset, TooFewPerClassNamesTheClass) {
             "data.train: per_class: class 1 has 13 images, wanted at least 14");
 }
 
+TEST(SameClasses, OfASetWithoutLabelsAreAsMany) {
+  test::TemporaryFolder folder;
+  add_image(folder / "test/cat/1.png");
+  add_image(folder / "test/dog/1.png");
+  const auto test = open({FolderSource{folder / "test"}});
+  EXPECT_NO_THROW(check_same_classes(*open({ImagesSource{folder.path()}}, 2), *test, "data.test"));
+  EXPECT_NE(message_of([&] {
+              check_same_classes(*open({ImagesSource{folder.path()}}, 3), *test, "data.test");
+            }),
+            "");
+}
+
 TEST(SameClasses, NamesWhatOneSplitLacks) {
   test::TemporaryFolder folder;
   for (const char* name : {"train/cat", "train/dog", "same/cat", "same/dog", "less/dog", "more/ape",
@@ -377,6 +389,43 @@ TEST(SameClasses, NamesWhatOneSplitLacks) {
               check_same_classes(*train, *open({ListSource{folder / "long.txt", {}}}), "data.test");
             }),
             "data.test: got labels of 3 classes, the training set has 2");
+}
+
+TEST(ImagesDataset, FindsWhatLiesBelowAFolderWithoutLabels) {
+  test::TemporaryFolder folder;
+  for (const char* name : {"b.png", "a/x/2.png", "a/1.PNG", ".hidden/3.png"})
+    add_image(folder / name);
+  write_text(folder / "notes.txt", "no image");
+  const auto dataset = open({ImagesSource{folder.path()}});
+  EXPECT_EQ(names(*dataset, folder.path()),
+            (std::vector<std::string>{"a/1.PNG", "a/x/2.png", "b.png"}));
+  EXPECT_FALSE(dataset->labelled());
+  EXPECT_EQ(dataset->labels(), (std::vector<int64_t>{-1, -1, -1}));
+  EXPECT_TRUE(dataset->classes().empty());
+  EXPECT_EQ(dataset->image(2).width, open({ImagesSource{folder.path()}})->image(0).width);
+  EXPECT_EQ(open({ImagesSource{folder.path()}}, 3)->classes(),
+            (std::vector<std::string>{"0", "1", "2"}));
+  EXPECT_EQ(open({.source = ImagesSource{folder.path()}, .limit = 2})->size(), 2);
+  dataset->name_classes({"cat", "dog"}, "data.train");
+  EXPECT_EQ(dataset->classes().size(), 2u);
+}
+
+TEST(ImagesDataset, SaysWhatIsWrong) {
+  test::TemporaryFolder folder;
+  const std::string where = "data.train: " + folder.path().string() + ": ";
+  EXPECT_EQ(failure({ImagesSource{folder.path()}}),
+            where + "no images in it, wanted jpg, png, webp, bmp or tif");
+  EXPECT_NE(failure({ImagesSource{folder / "none"}}).find("no such folder"), std::string::npos);
+  write_text(folder / "file", "x");
+  EXPECT_NE(failure({ImagesSource{folder / "file"}}).find("not a folder, wanted one with images"),
+            std::string::npos);
+  add_image(folder / "a.png");
+  EXPECT_EQ(
+      failure({.source = ImagesSource{folder.path()}, .per_class = 1}),
+      "data.train: per_class: got images without labels, wanted limit, or a format with labels");
+  const auto dataset = open({ImagesSource{folder.path()}});
+  EXPECT_EQ(message_of([&] { require_labels(*dataset, "data.test", "to evaluate on"); }),
+            "data.test: got images without labels, wanted labels to evaluate on");
 }
 
 TEST(BrokenImages, AreFoundByAnyNumberOfThreads) {

@@ -11,6 +11,7 @@
 #include "convpass/train/progress.h"
 #include "convpass/train/schedule.h"
 #include "convpass/train/trainer.h"
+#include "src/train/splits.h"
 #include "tests/adapters/reference.h"
 #include "tests/train/tiny_run.h"
 
@@ -314,6 +315,38 @@ TEST_F(Runs, WrongBackboneIsRefusedByHash) {
   EXPECT_THROW(load_tuned_model(folder() / "run/adapter.safetensors",
                                 folder() / "other.safetensors", DeviceChoice::cpu, Precision::f32),
                Error);
+}
+
+TEST_F(Runs, NeedLabelsWhereALossOrAnEvaluationUsesThem) {
+  auto failure = [&](const std::vector<std::string>& sets) {
+    try {
+      train(tiny_recipe(sets), folder() / "run", false);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_EQ(failure({"data.train.format=images"}),
+            "data.train: got images without labels, wanted labels to train on");
+  EXPECT_EQ(failure({"data.val.format=images"}),
+            "data.val: got images without labels, wanted labels to evaluate on");
+  EXPECT_EQ(failure({"data.test.format=images"}),
+            "data.test: got images without labels, wanted labels to evaluate on");
+}
+
+TEST_F(Runs, ImagesWithoutLabelsTakeTheirClassesFromElsewhere) {
+  Recipe recipe = tiny_recipe({"data.train.format=images"});
+  EXPECT_EQ(open_splits(recipe, /*train_labels=*/false).train->classes(),
+            (std::vector<std::string>{"a", "b", "c"}));
+  recipe.data.classes = 4;
+  EXPECT_THROW(open_splits(recipe, false), Error);
+  recipe.data.val.reset();
+  recipe.data.test.reset();
+  EXPECT_EQ(open_splits(recipe, false).train->classes().size(), 4u);
+  recipe.data.classes = 0;
+  EXPECT_THROW(open_splits(recipe, false), Error);
+  recipe.data.class_names = {"x", "y"};
+  EXPECT_EQ(open_splits(recipe, false).train->classes(), recipe.data.class_names);
 }
 
 TEST_F(Runs, BrokenImagesStopItBeforeTrainingOrAreLeftOut) {

@@ -46,8 +46,13 @@ struct NpzSource {
   std::string labels = "labels";
 };
 
+/// Every image at or below a folder, in the order of their paths, without labels.
+struct ImagesSource {
+  std::filesystem::path path;
+};
+
 struct DatasetConfig {
-  std::variant<FolderSource, ListSource, IdxSource, CifarSource, NpzSource> source;
+  std::variant<FolderSource, ListSource, IdxSource, CifarSource, NpzSource, ImagesSource> source;
   int64_t limit = 0;      ///< keep this many images (0 = all), chosen by seed
   int64_t per_class = 0;  ///< keep this many images of each class (0 = all), chosen by seed
   int64_t seed = 0;       ///< of the two choices above
@@ -68,16 +73,21 @@ void fields(FieldVisitor& visitor, ListSource& source);
 void fields(FieldVisitor& visitor, IdxSource& source);
 void fields(FieldVisitor& visitor, CifarSource& source);
 void fields(FieldVisitor& visitor, NpzSource& source);
+void fields(FieldVisitor& visitor, ImagesSource& source);
 void fields(FieldVisitor& visitor, DatasetConfig& config);
 void fields(FieldVisitor& visitor, DataConfig& config);
 
-/// Labelled images in a fixed order. Immutable; every method may be called from several threads.
+/// Images in a fixed order, with labels or all of them without. Immutable; every method may be
+/// called from several threads.
 class Dataset {
  public:
   virtual ~Dataset() = default;
   int64_t size() const { return static_cast<int64_t>(labels_.size()); }
+  bool labelled() const { return labels_.empty() || labels_.front() >= 0; }
+  /// -1 without labels.
   int64_t label(int64_t index) const { return labels_[static_cast<size_t>(index)]; }
   const std::vector<int64_t>& labels() const { return labels_; }
+  /// Without labels: as many as open_dataset was told, perhaps none.
   const std::vector<std::string>& classes() const { return classes_; }
   /// What to call sample `index` in a message: a path, or "train-images-idx3-ubyte.gz#17".
   virtual std::string name(int64_t index) const = 0;
@@ -87,7 +97,8 @@ class Dataset {
   virtual bool in_memory() const { return false; }
   /// Keeps the samples with these indices, in this order.
   virtual void keep(const std::vector<int64_t>& indices) = 0;
-  /// Names the classes, which must be as many. Errors: Error.
+  /// Names the classes, which must be as many (a set without labels and classes takes any number).
+  /// Errors: Error.
   void name_classes(const std::vector<std::string>& names, const std::string& where);
 
  protected:
@@ -96,12 +107,17 @@ class Dataset {
 };
 
 /// Opens a data set and cuts it to `per_class` and `limit`. `where` names it in messages
-/// ("data.train"). `classes`: 0, or the number of classes the labels must lie in. Subset rule: the
+/// ("data.train"). `classes`: 0, or the number of classes the labels must lie in (and that a set
+/// without labels has). Subset rule: the
 /// samples of a class (of the whole set for `limit`) sorted by random_key(seed, 0, index,
 /// Purpose::subset); the first k are kept, in the order of the data set. Errors: FileError (nothing
-/// found, empty class, label out of range, damaged file, too few per class).
+/// found, empty class, label out of range, damaged file, too few per class, per_class without
+/// labels).
 std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeOptions& decode,
                                       int64_t classes, const std::string& where);
+
+/// Errors: Error when `dataset` has no labels; `purpose` says what they are needed for.
+void require_labels(const Dataset& dataset, const std::string& where, const std::string& purpose);
 
 /// Classes of two splits must agree. For folders: the same names. A split that lacks a class is an
 /// error that names it. Errors: Error.
