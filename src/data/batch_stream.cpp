@@ -17,58 +17,77 @@
 namespace convpass {
 namespace {
 
-// Images by sample, kept until the budget is spent. A budget that is too small keeps the first ones
-// for good: with a shuffled order, evicting would only trade one hit for another.
+using Images = std::vector<Image>;
+
+// What is kept of a sample, until the budget is spent. A budget that is too small keeps the first
+// ones for good: with a shuffled order, evicting would only trade one hit for another.
 class ImageCache {
  public:
   ImageCache(int64_t samples, int64_t bytes)
       : images_(bytes > 0 ? static_cast<size_t>(samples) : 0), left_(bytes) {}
 
   template <class Make>
-  std::shared_ptr<const Image> get(int64_t index, Make make) {
-    if (images_.empty()) return std::make_shared<const Image>(make());
-    std::shared_ptr<const Image>& slot = images_[static_cast<size_t>(index)];
+  std::shared_ptr<const Images> get(int64_t index, Make make) {
+    if (images_.empty()) return std::make_shared<const Images>(make());
+    std::shared_ptr<const Images>& slot = images_[static_cast<size_t>(index)];
     {
       std::lock_guard lock(mutex_);
       if (slot) return slot;
     }
-    auto image = std::make_shared<const Image>(make());
-    const auto bytes = static_cast<int64_t>(image->pixels.size());
+    auto images = std::make_shared<const Images>(make());
+    int64_t bytes = 0;
+    for (const Image& image : *images) bytes += static_cast<int64_t>(image.pixels.size());
     std::lock_guard lock(mutex_);
     if (!slot && bytes <= left_) {
-      slot = image;
+      slot = images;
       left_ -= bytes;
     }
-    return image;
+    return images;
   }
 
  private:
   std::mutex mutex_;
-  std::vector<std::shared_ptr<const Image>> images_;
+  std::vector<std::shared_ptr<const Images>> images_;
   int64_t left_;
 };
 
-// The shuffle of an epoch. Workers are at most a few steps apart, so two epochs are enough.
-class EpochOrders {
- public:
-  EpochOrders(int64_t samples, uint64_t seed) : samples_(samples), seed_(seed) {}
-
-  std::shared_ptr<const std::vector<int64_t>> of(int64_t epoch) {
-    std::lock_guard lock(mutex_);
-    auto found = orders_.find(epoch);
-    if (found != orders_.end()) return found->second;
-    auto order = std::make_shared<const std::vector<int64_t>>(epoch_order(seed_, epoch, samples_));
-    if (orders_.size() >= 2) orders_.erase(orders_.begin());
-    orders_[epoch] = order;
-    return order;
-  }
-
- private:
-  const int64_t samples_;
-  const uint64_t seed_;
-  std::mutex mutex_;
-  std::map<int64_t, std::shared_ptr<const std::vector<int64_t>>> orders_;
+// A view, and the earlier one whose pixels it shares, so that these are made once.
+struct PlannedView {
+  View view;
+  bool random;    // drawn, not the evaluation view
+  size_t pixels;  // index of the view that makes them, its own where nobody before does
 };
+
+std::vector<PlannedView> plan(const std::vector<View>& views, bool training) {
+  TORCH_CHECK(!views.empty(), "a batch stream needs a view");
+  std::vector<PlannedView> planned;
+  for (const View& view : views) {
+    TORCH_CHECK(view.pipeline != nullptr, "a view needs a pipeline");
+    PlannedView next{view, training && view.pipeline->random(), planned.size()};
+    for (size_t i = 0; i < planned.size(); ++i) {
+      const PlannedView& before = planned[i];
+      const bool same_key = view.draw == before.view.draw && view.fixed == before.view.fixed;
+      TORCH_CHECK(!next.random || !before.random || view.draw != before.view.draw ||
+                      view.pipeline->augment().same_draw(before.view.pipeline->augment()),
+                  "views of one draw need the same crop and flip settings");
+      if (next.random == before.random && (!next.random || same_key) &&
+          view.pipeline->same_pixels(*before.view.pipeline, next.random)) {
+        next.pixels = before.pixels;
+        break;
+      }
+    }
+    planned.push_back(next);
+  }
+  return planned;
+}
+
+int64_t count_steps(int64_t size, const StreamOptions& options) {
+  TORCH_CHECK(size > 0, "a batch stream needs a sample");
+  TORCH_CHECK(options.batch_size > 0 && options.workers > 0,
+              "a batch stream needs a batch size and workers above 0");
+  if (options.training && options.drop_last) return std::max<int64_t>(size / options.batch_size, 1);
+  return (size + options.batch_size - 1) / options.batch_size;
+}
 
 }  // namespace
 
@@ -82,19 +101,54 @@ std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t size) {
   return order;
 }
 
-int64_t training_steps_per_epoch(int64_t size, int64_t batch_size) {
-  return std::max<int64_t>(size / batch_size, 1);
+uint64_t view_key(uint64_t seed, int64_t epoch, int64_t index, int64_t draw, int64_t copy) {
+  const uint64_t key = random_key(seed, static_cast<uint64_t>(epoch), static_cast<uint64_t>(index),
+                                  Purpose::augment);
+  if (draw == 0 && copy == 0) return key;
+  return random_key(key, static_cast<uint64_t>(draw), static_cast<uint64_t>(copy), Purpose::view);
+}
+
+BatchOrder::BatchOrder(int64_t size, const StreamOptions& options)
+    : size_(size), steps_(count_steps(size, options)), options_(options) {}
+
+std::shared_ptr<const std::vector<int64_t>> BatchOrder::shuffled(int64_t epoch) {
+  std::lock_guard lock(mutex_);
+  auto found = orders_.find(epoch);
+  if (found != orders_.end()) return found->second;
+  auto order =
+      std::make_shared<const std::vector<int64_t>>(epoch_order(options_.seed, epoch, size_));
+  if (orders_.size() >= 2) orders_.erase(orders_.begin());
+  orders_[epoch] = order;
+  return order;
+}
+
+std::vector<int64_t> BatchOrder::indices(int64_t step) {
+  const int64_t batch = options_.batch_size;
+  if (options_.training && options_.small_set == SmallSet::with_replacement && size_ < batch) {
+    Rng rng(options_.seed, static_cast<uint64_t>(step), 0, Purpose::resample);
+    std::vector<int64_t> drawn(static_cast<size_t>(batch));
+    for (int64_t& index : drawn) index = rng.below(size_);
+    return drawn;
+  }
+  const int64_t first = step % steps_ * batch;
+  std::vector<int64_t> indices(static_cast<size_t>(std::min(batch, size_ - first)));
+  if (options_.training) {
+    const auto order = shuffled(step / steps_);
+    std::copy_n(order->begin() + first, indices.size(), indices.begin());
+  } else {
+    std::iota(indices.begin(), indices.end(), first);
+  }
+  return indices;
 }
 
 struct BatchStream::State {
   const Dataset& dataset;
-  const ImagePipeline& pipeline;
   const StreamOptions options;
-  const bool random;
-  const int64_t steps;  // of an epoch
-  const int64_t end;    // no batch from here on
+  const std::vector<PlannedView> views;
+  const bool changing;  // some view is another one in each epoch
+  BatchOrder order;
+  const int64_t end;  // no batch from here on
   ImageCache cache;
-  EpochOrders orders;
 
   struct Made {
     Batch batch;
@@ -108,60 +162,70 @@ struct BatchStream::State {
   std::map<int64_t, Made> made;
   std::vector<std::thread> threads;
 
-  State(const Dataset& dataset_, const ImagePipeline& pipeline_, const StreamOptions& options_)
+  State(const Dataset& dataset_, const std::vector<View>& views_, const StreamOptions& options_)
       : dataset(dataset_),
-        pipeline(pipeline_),
         options(options_),
-        random(options_.training && pipeline_.random()),
-        steps(count_steps(dataset_.size(), options_)),
-        end(options_.training ? std::numeric_limits<int64_t>::max() : steps),
-        cache(dataset_.size(), random && dataset_.in_memory() ? 0 : options_.cache_bytes),
-        orders(dataset_.size(), options_.seed) {}
+        views(plan(views_, options_.training)),
+        changing(changes(views, options_)),
+        order(dataset_.size(), options_),
+        end(options_.training ? std::numeric_limits<int64_t>::max() : order.steps_per_epoch()),
+        cache(dataset_.size(), changing && dataset_.in_memory() ? 0 : options_.cache_bytes) {}
 
-  static int64_t count_steps(int64_t samples, const StreamOptions& options) {
-    TORCH_CHECK(samples > 0, "a batch stream needs a sample");
-    TORCH_CHECK(options.batch_size > 0 && options.workers > 0,
-                "a batch stream needs a batch size and workers above 0");
-    if (options.training) return training_steps_per_epoch(samples, options.batch_size);
-    return (samples + options.batch_size - 1) / options.batch_size;
+  // Copies of a sample within a batch differ even where a view is fixed.
+  static bool changes(const std::vector<PlannedView>& views, const StreamOptions& options) {
+    return std::any_of(views.begin(), views.end(), [&](const PlannedView& planned) {
+      return planned.random &&
+             (!planned.view.fixed || options.small_set == SmallSet::with_replacement);
+    });
   }
 
-  std::vector<int64_t> indices_of(int64_t step) {
-    const int64_t first = step % steps * options.batch_size;
-    const int64_t count = std::min(options.batch_size, dataset.size() - first);
-    std::vector<int64_t> indices(static_cast<size_t>(count));
-    if (options.training) {
-      const auto order = orders.of(step / steps);
-      std::copy_n(order->begin() + first, count, indices.begin());
-    } else {
-      std::iota(indices.begin(), indices.end(), first);
+  // The 8-bit images of all views of a sample; empty where an earlier view has them.
+  Images make_views(const Image& image, int64_t index, int64_t view_epoch, int64_t copy) const {
+    Images made_views(views.size());
+    for (size_t i = 0; i < views.size(); ++i) {
+      const auto& [view, random, pixels] = views[i];
+      if (pixels != i) continue;
+      made_views[i] = random ? view.pipeline->training_view(
+                                   image, Rng(view_key(options.seed, view.fixed ? 0 : view_epoch,
+                                                       index, view.draw, copy)))
+                             : view.pipeline->evaluation_view(image);
     }
-    return indices;
+    return made_views;
   }
 
-  std::shared_ptr<const Image> view(int64_t index, int64_t epoch) {
-    if (!random) {
-      return cache.get(index, [&] { return pipeline.evaluation_view(dataset.image(index)); });
+  std::shared_ptr<const Images> views_of(int64_t index, int64_t view_epoch, int64_t copy) {
+    if (!changing) {
+      return cache.get(index, [&] { return make_views(dataset.image(index), index, 0, 0); });
     }
-    const auto image = cache.get(index, [&] { return dataset.image(index); });
-    const Rng rng(options.seed, static_cast<uint64_t>(epoch), static_cast<uint64_t>(index),
-                  Purpose::augment);
-    return std::make_shared<const Image>(pipeline.training_view(*image, rng));
+    const auto whole = cache.get(index, [&] { return Images{dataset.image(index)}; });
+    return std::make_shared<const Images>(make_views(whole->front(), index, view_epoch, copy));
   }
 
   Batch make(int64_t step) {
     Batch batch;
     batch.step = step;
-    batch.indices = indices_of(step);
+    batch.view_epoch = step / order.steps_per_epoch();
+    if (options.view_epochs > 0) batch.view_epoch %= options.view_epochs;
+    batch.indices = order.indices(step);
     const auto count = static_cast<int64_t>(batch.indices.size());
-    batch.images = at::empty({count, 3, pipeline.height(), pipeline.width()}, at::kFloat);
+    for (const PlannedView& planned : views) {
+      const ImagePipeline& pipeline = *planned.view.pipeline;
+      batch.views.push_back(at::empty({count, 3, pipeline.height(), pipeline.width()}, at::kFloat));
+    }
+    batch.images = batch.views.front();
     batch.labels = at::empty({count}, at::kLong);
-    auto* pixels = batch.images.mutable_data_ptr<float>();
     auto* labels = batch.labels.mutable_data_ptr<int64_t>();
-    for (int64_t index : batch.indices) {
-      pipeline.normalise(*view(index, step / steps), pixels);
-      pixels += 3 * pipeline.height() * pipeline.width();
-      *labels++ = dataset.label(index);
+    std::map<int64_t, int64_t> seen;
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t index = batch.indices[static_cast<size_t>(row)];
+      batch.copies.push_back(seen[index]++);
+      const auto images = views_of(index, batch.view_epoch, batch.copies.back());
+      for (size_t i = 0; i < views.size(); ++i) {
+        views[i].view.pipeline->normalise(
+            (*images)[views[i].pixels],
+            batch.views[i].mutable_data_ptr<float>() + row * batch.views[i].stride(0));
+      }
+      labels[row] = dataset.label(index);
     }
     return batch;
   }
@@ -202,7 +266,11 @@ struct BatchStream::State {
 
 BatchStream::BatchStream(const Dataset& dataset, const ImagePipeline& pipeline,
                          const StreamOptions& options)
-    : state_(std::make_unique<State>(dataset, pipeline, options)) {
+    : BatchStream(dataset, std::vector<View>{{.pipeline = &pipeline}}, options) {}
+
+BatchStream::BatchStream(const Dataset& dataset, std::vector<View> views,
+                         const StreamOptions& options)
+    : state_(std::make_unique<State>(dataset, views, options)) {
   try {
     for (int i = 0; i < options.workers; ++i) {
       state_->threads.emplace_back([state = state_.get()] { state->work(); });
@@ -215,7 +283,7 @@ BatchStream::BatchStream(const Dataset& dataset, const ImagePipeline& pipeline,
 
 BatchStream::~BatchStream() { state_->stop(); }
 
-int64_t BatchStream::steps_per_epoch() const { return state_->steps; }
+int64_t BatchStream::steps_per_epoch() const { return state_->order.steps_per_epoch(); }
 
 void BatchStream::seek(int64_t step) {
   TORCH_CHECK(step >= 0, "seek to step ", step);

@@ -39,6 +39,12 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
   visitor.field("batch_size", config.batch_size, "images a forward pass", between(1, 65536));
   visitor.field("accumulate", config.accumulate, "batches whose gradients make one step",
                 between(1, 65536));
+  visitor.field("drop_last", config.drop_last,
+                "leave out the partial batch at the end of an epoch; false: keep it, and let the "
+                "batches of a step run on into the next epoch");
+  visitor.choice("small_set", config.small_set, {"one_batch", "with_replacement"},
+                 "training images that make no batch: one batch of what there is, or a whole one "
+                 "drawn with replacement (BiT)");
   visitor.field("seed", config.seed,
                 "of shuffling, augmentation, dropout and the initial trainable weights",
                 at_least(0));

@@ -131,6 +131,8 @@ void check_mixing(const Checker& check, const Recipe& recipe) {
   check.require(recipe.train.batch_size % 2 == 0, "/train/batch_size",
                 "got " + std::to_string(recipe.train.batch_size) +
                     ", wanted an even number: augment.mix_style \"timm\" mixes pairs");
+  check.require(recipe.train.drop_last, "/train/drop_last",
+                "got false, wanted true: augment.mix_style \"timm\" mixes pairs of whole batches");
 }
 
 void check_schedule(const Checker& check, const Recipe& recipe) {

@@ -83,8 +83,9 @@ class Trainer {
   }
 
   /// The batch that `step` begins with. Each epoch begins with the data's own, whatever
-  /// `accumulate` leaves over.
+  /// `accumulate` leaves over; without drop_last nothing is left over.
   int64_t first_batch(int64_t step) const {
+    if (!recipe_.train.drop_last) return step * recipe_.train.accumulate;
     return step / steps_per_epoch_ * batches_per_epoch_ +
            step % steps_per_epoch_ * recipe_.train.accumulate;
   }
@@ -94,7 +95,9 @@ class Trainer {
     options.stream = {.batch_size = recipe_.train.batch_size,
                       .seed = static_cast<uint64_t>(recipe_.train.seed),
                       .workers = worker_count(recipe_.train),
-                      .cache_bytes = recipe_.data.cache_mb << 20};
+                      .cache_bytes = recipe_.data.cache_mb << 20,
+                      .drop_last = recipe_.train.drop_last,
+                      .small_set = recipe_.train.small_set};
     options.features_once =
         !model_.adapter && !model_.backbone_trainable && !training_view_.random();
     return options;

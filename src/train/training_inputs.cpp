@@ -19,8 +19,7 @@ TrainingInputs::TrainingInputs(const TunedModel& model, const Dataset& dataset,
 }
 
 int64_t TrainingInputs::steps_per_epoch() const {
-  return stream_ ? stream_->steps_per_epoch()
-                 : training_steps_per_epoch(features_.size(0), options_.batch_size);
+  return stream_ ? stream_->steps_per_epoch() : order_->steps_per_epoch();
 }
 
 void TrainingInputs::seek(int64_t step) {
@@ -35,16 +34,7 @@ std::pair<at::Tensor, at::Tensor> TrainingInputs::next(const Pass& pass) {
     return {model_.logits(batch.images.to(model_.device()), pass),
             batch.labels.to(model_.device())};
   }
-  const int64_t per_epoch = steps_per_epoch();
-  const int64_t epoch = step_ / per_epoch, within = step_ % per_epoch;
-  if (epoch != order_epoch_) {
-    order_ = epoch_order(options_.seed, epoch, features_.size(0));
-    order_epoch_ = epoch;
-  }
-  const int64_t size = std::min<int64_t>(options_.batch_size, features_.size(0));
-  at::Tensor rows =
-      at::from_blob(order_.data() + within * size, {size}, at::kLong).to(features_.device());
-  ++step_;
+  const at::Tensor rows = at::tensor(order_->indices(step_++), at::kLong).to(features_.device());
   return {model_.head.forward(features_.index_select(0, rows)), labels_.index_select(0, rows)};
 }
 
@@ -68,6 +58,7 @@ void TrainingInputs::compute_features() {
   progress.finish();
   features_ = at::cat(features);
   labels_ = at::cat(labels);
+  order_.emplace(features_.size(0), options_);
   seconds_before_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -37,8 +37,8 @@ class TrainingInputs {
   StreamOptions options_;
   std::optional<BatchStream> stream_;  // absent when features are computed once
   at::Tensor features_, labels_;       // [images, D] float32, [images]
-  std::vector<int64_t> order_;
-  int64_t step_ = 0, order_epoch_ = -1;
+  std::optional<BatchOrder> order_;    // of the features
+  int64_t step_ = 0;
   double seconds_before_ = 0;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -213,6 +214,212 @@ TEST(BatchStream, MakesOnlyAFewBatchesAhead) {
   // Steps 0 to 3 and 500 were asked for; at most three lay ready or were begun on each side of the
   // seek.
   EXPECT_LE(dataset.decoded(), 10 * (4 + 3 + 1 + 3));
+}
+
+ImagePipeline augmented(CropMode crop, int64_t size, double mean = 0.5) {
+  InputConfig input;
+  input.size = {size, size};
+  input.resize_to = {size + size / 4};
+  input.mean = {mean, mean, mean};
+  input.std = {0.25, 0.25, 0.25};
+  AugmentConfig augment;
+  augment.crop = crop;
+  augment.flip = crop == CropMode::none ? 0.0 : 0.5;
+  return {input, augment};
+}
+
+at::Tensor pixels_of(const at::Tensor& view, double mean) { return view * 0.25 + mean; }
+
+TEST(BatchStream, FirstViewOfManyIsTheOnlyOneOfOne) {
+  const FakeDataset dataset(11);
+  const ImagePipeline first = pipeline_of(true), second = augmented(CropMode::inception, 12);
+  BatchStream one(dataset, first, {.batch_size = 4});
+  BatchStream two(dataset, {{.pipeline = &first}, {.pipeline = &second, .draw = 1}},
+                  {.batch_size = 4, .workers = 2});
+  const std::vector<Batch> wanted = take(one, 5), got = take(two, 5);
+  for (size_t i = 0; i < got.size(); ++i) {
+    expect_equal(got[i], wanted[i]);
+    ASSERT_EQ(got[i].views.size(), 2u);
+    EXPECT_TRUE(got[i].images.is_same(got[i].views[0]));
+    EXPECT_EQ(got[i].views[1].sizes(), (std::vector<int64_t>{4, 3, 12, 12}));
+  }
+}
+
+TEST(BatchStream, KeyOfTheOnlyViewIsTheOldOne) {
+  EXPECT_EQ(view_key(42, 3, 17), random_key(42, 3, 17, Purpose::augment));
+  EXPECT_NE(view_key(42, 3, 17, 1), view_key(42, 3, 17));
+  EXPECT_NE(view_key(42, 3, 17, 0, 1), view_key(42, 3, 17));
+  EXPECT_NE(view_key(42, 3, 17, 0, 1), view_key(42, 3, 17, 1, 0));
+}
+
+// One size, two normalisations: the teacher sees exactly the student's pixels.
+TEST(BatchStream, ViewsOfOneDrawSeeTheSamePixels) {
+  const FakeDataset dataset(12);
+  for (CropMode crop : {CropMode::random, CropMode::random_resized, CropMode::inception}) {
+    const ImagePipeline student = augmented(crop, 8, 0.5), teacher = augmented(crop, 8, 0.2);
+    BatchStream stream(
+        dataset,
+        {{.pipeline = &student}, {.pipeline = &teacher}, {.pipeline = &teacher, .draw = 1}},
+        {.batch_size = 12});
+    for (const Batch& batch : take(stream, 3)) {
+      const at::Tensor pixels = pixels_of(batch.views[0], 0.5);
+      EXPECT_LT((pixels - pixels_of(batch.views[1], 0.2)).abs().max().item<double>(), 1e-6);
+      EXPECT_GT((pixels - pixels_of(batch.views[2], 0.2)).abs().max().item<double>(), 0.1);
+    }
+  }
+}
+
+// Two sizes: the same part of a gradient, so the same direction and the same mean colour, to one
+// pixel of the smaller (240 / 30 levels) where the offset is a whole number of pixels.
+TEST(BatchStream, ViewsOfOneDrawSeeTheSamePartInTwoSizes) {
+  class Gradients : public Dataset {
+   public:
+    Gradients() {
+      labels_.assign(8, 0);
+      classes_ = {"0"};
+    }
+    std::string name(int64_t) const override { return "gradient"; }
+    Image image(int64_t) const override {
+      Image image{100, 120, {}};
+      for (int64_t y = 0; y < 100; ++y) {
+        for (int64_t x = 0; x < 120; ++x) {
+          image.pixels.insert(image.pixels.end(),
+                              {static_cast<uint8_t>(2 * x), static_cast<uint8_t>(2 * y), 0});
+        }
+      }
+      return image;
+    }
+    void keep(const std::vector<int64_t>&) override {}
+  };
+  const Gradients dataset;
+  for (CropMode crop : {CropMode::random, CropMode::random_resized, CropMode::inception}) {
+    const ImagePipeline small = augmented(crop, 24), large = augmented(crop, 48);
+    BatchStream stream(dataset, {{.pipeline = &small}, {.pipeline = &large}}, {.batch_size = 8});
+    for (const Batch& batch : take(stream, 5)) {
+      const at::Tensor a = pixels_of(batch.views[0], 0.5) * 255;
+      const at::Tensor b = pixels_of(batch.views[1], 0.5) * 255;
+      EXPECT_LT((a.mean({2, 3}) - b.mean({2, 3})).abs().max().item<double>(), 8.1);
+      auto slope = [](const at::Tensor& x) {
+        return (x.select(1, 0).select(2, -1) - x.select(1, 0).select(2, 0)).mean(1);
+      };
+      EXPECT_GT((slope(a) * slope(b)).min().item<double>(), 0);
+    }
+  }
+}
+
+TEST(BatchStream, FixedViewsAreTheSameInEveryEpoch) {
+  const FakeDataset dataset(12);
+  const ImagePipeline student = augmented(CropMode::random, 8);
+  const ImagePipeline centre = augmented(CropMode::none, 8);
+  for (int64_t cache : {0, 1 << 20}) {
+    BatchStream stream(dataset,
+                       {{.pipeline = &student},
+                        {.pipeline = &centre},
+                        {.pipeline = &student, .draw = 1, .fixed = true}},
+                       {.batch_size = 12, .workers = 2, .cache_bytes = cache});
+    std::vector<std::vector<at::Tensor>> epochs;  // of sample 5, by epoch and view
+    for (const Batch& batch : take(stream, 3)) {
+      const auto row = std::find(batch.indices.begin(), batch.indices.end(), 5);
+      std::vector<at::Tensor> views;
+      for (const at::Tensor& view : batch.views)
+        views.push_back(view[row - batch.indices.begin()].clone());
+      epochs.push_back(views);
+    }
+    EXPECT_FALSE(at::equal(epochs[0][0], epochs[1][0]) && at::equal(epochs[1][0], epochs[2][0]));
+    for (size_t view : {1, 2}) {
+      EXPECT_TRUE(at::equal(epochs[0][view], epochs[1][view]));
+      EXPECT_TRUE(at::equal(epochs[0][view], epochs[2][view]));
+    }
+    std::vector<float> wanted(3 * 8 * 8);
+    centre.normalise(centre.evaluation_view(dataset.image(5)), wanted.data());
+    const at::Tensor got = epochs[0][1].contiguous();
+    EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), got.const_data_ptr<float>()));
+    student.normalise(student.training_view(dataset.image(5), Rng(view_key(42, 0, 5, 1))),
+                      wanted.data());
+    const at::Tensor drawn = epochs[0][2].contiguous();
+    EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), drawn.const_data_ptr<float>()));
+  }
+}
+
+TEST(BatchStream, FixedViewsAreMadeOnceWhenCached) {
+  const FakeDataset dataset(24);
+  const ImagePipeline random = augmented(CropMode::random, 8), plain = pipeline_of(false);
+  BatchStream stream(dataset, {{.pipeline = &plain}, {.pipeline = &random, .fixed = true}},
+                     {.batch_size = 4, .cache_bytes = 1 << 20});
+  take(stream, 30);
+  EXPECT_EQ(dataset.decoded(), 24);
+}
+
+TEST(BatchStream, RepeatsViewsButNotTheOrder) {
+  const FakeDataset dataset(10);
+  const ImagePipeline pipeline = augmented(CropMode::inception, 8);
+  BatchStream stream(dataset, pipeline, {.batch_size = 10, .view_epochs = 3});
+  const std::vector<Batch> batches = take(stream, 5);
+  auto sorted = [](const Batch& batch) {
+    std::vector<at::Tensor> rows(10);
+    for (size_t i = 0; i < 10; ++i)
+      rows[static_cast<size_t>(batch.indices[i])] = batch.images[static_cast<int64_t>(i)];
+    return at::stack(rows);
+  };
+  EXPECT_EQ(batches[3].view_epoch, 0);
+  EXPECT_EQ(batches[4].view_epoch, 1);
+  EXPECT_NE(batches[0].indices, batches[3].indices);
+  EXPECT_TRUE(at::equal(sorted(batches[0]), sorted(batches[3])));
+  EXPECT_TRUE(at::equal(sorted(batches[1]), sorted(batches[4])));
+  EXPECT_FALSE(at::equal(sorted(batches[0]), sorted(batches[1])));
+  EXPECT_FALSE(at::equal(sorted(batches[0]), sorted(batches[2])));
+}
+
+TEST(BatchStream, KeepsThePartialBatchWhenAsked) {
+  const FakeDataset dataset(11);
+  const ImagePipeline pipeline = pipeline_of(false);
+  BatchStream stream(dataset, pipeline, {.batch_size = 4, .drop_last = false});
+  EXPECT_EQ(stream.steps_per_epoch(), 3);
+  std::vector<int64_t> order;
+  for (const Batch& batch : take(stream, 3))
+    order.insert(order.end(), batch.indices.begin(), batch.indices.end());
+  EXPECT_EQ(order, epoch_order(42, 0, 11));
+  EXPECT_EQ(take(stream, 1)[0].images.size(0), 4);
+}
+
+TEST(BatchStream, DrawsASmallSetWithReplacement) {
+  const FakeDataset dataset(10);
+  const ImagePipeline pipeline = augmented(CropMode::random, 8);
+  const StreamOptions options{.batch_size = 64, .small_set = SmallSet::with_replacement};
+  BatchStream stream(dataset, pipeline, options);
+  EXPECT_EQ(stream.steps_per_epoch(), 1);
+  const std::vector<Batch> batches = take(stream, 50);
+  std::vector<int> counts(10);
+  for (const Batch& batch : batches) {
+    ASSERT_EQ(batch.images.size(0), 64);
+    for (int64_t index : batch.indices) ++counts[static_cast<size_t>(index)];
+  }
+  for (int count : counts) EXPECT_NEAR(count, 320, 5 * std::sqrt(320 * 0.9));
+  EXPECT_NE(batches[0].indices, batches[1].indices);
+  // The copies of a sample are counted and see views of their own.
+  const Batch& batch = batches[0];
+  std::vector<at::Tensor> views;
+  for (size_t i = 0; i < batch.indices.size(); ++i) {
+    if (batch.indices[i] != batch.indices[0]) continue;
+    EXPECT_EQ(batch.copies[i], static_cast<int64_t>(views.size()));
+    views.push_back(batch.images[static_cast<int64_t>(i)]);
+  }
+  ASSERT_GE(views.size(), 3u);
+  EXPECT_FALSE(at::equal(views[0], views[1]) && at::equal(views[1], views[2]));
+  stream.seek(7);
+  expect_equal(take(stream, 1)[0], batches[7]);
+  // A set that fills a batch is shuffled as ever.
+  BatchStream whole(dataset, pipeline, {.batch_size = 10, .small_set = SmallSet::with_replacement});
+  EXPECT_EQ(take(whole, 1)[0].indices, epoch_order(42, 0, 10));
+}
+
+TEST(BatchStream, RefusesViewsOfOneDrawWithOtherCrops) {
+  const FakeDataset dataset(4);
+  const ImagePipeline one = augmented(CropMode::random, 8), two = augmented(CropMode::inception, 8);
+  EXPECT_NE(test::message_of([&] {
+              BatchStream(dataset, {{.pipeline = &one}, {.pipeline = &two}}, {.batch_size = 2});
+            }).find("views of one draw need the same crop and flip settings"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -349,6 +349,20 @@ TEST_F(Runs, ImagesWithoutLabelsTakeTheirClassesFromElsewhere) {
   EXPECT_EQ(open_splits(recipe, false).train->classes(), recipe.data.class_names);
 }
 
+// 36 images in batches of 8: four whole ones and one of four.
+TEST_F(Runs, KeepThePartialBatchAndRunOnIntoTheNextEpoch) {
+  for (const char* adapter : {"convpass", "none"}) {
+    train(tiny_recipe({"train.drop_last=false", "train.epochs=2", "data.val=null",
+                       std::string("adapter.type=") + adapter}),
+          folder() / adapter, false);
+    std::ifstream log(folder() / adapter / "log.jsonl");
+    std::vector<int64_t> steps;
+    for (std::string line; std::getline(log, line);)
+      steps.push_back(nlohmann::json::parse(line)["step"].get<int64_t>());
+    EXPECT_EQ(steps, (std::vector<int64_t>{5, 10})) << adapter;
+  }
+}
+
 TEST_F(Runs, BrokenImagesStopItBeforeTrainingOrAreLeftOut) {
   std::ofstream(folder() / "images/train/b/broken.png") << "not an image";
   std::string text;

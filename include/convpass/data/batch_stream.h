@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "convpass/data/dataset.h"
@@ -12,40 +14,84 @@
 namespace convpass {
 
 struct Batch {
-  at::Tensor images;             ///< [B, 3, H, W] float32, normalised, on the CPU
-  at::Tensor labels;             ///< [B] int64
-  std::vector<int64_t> indices;  ///< of the samples in the data set
-  int64_t step = 0;              ///< counted over the whole run
+  at::Tensor images;              ///< [B, 3, H, W] float32, normalised, on the CPU: views[0]
+  std::vector<at::Tensor> views;  ///< one such tensor for each view of the stream
+  at::Tensor labels;              ///< [B] int64; -1 without labels
+  std::vector<int64_t> indices;   ///< of the samples in the data set
+  std::vector<int64_t> copies;    ///< how often each stood in this batch before: 0 in a shuffle
+  int64_t step = 0;               ///< counted over the whole run
+  int64_t view_epoch = 0;         ///< that random views were drawn by
+};
+
+/// A training set smaller than a batch.
+enum class SmallSet {
+  one_batch,         ///< one batch an epoch, of what there is
+  with_replacement,  ///< one whole batch an epoch, each image drawn from all (BiT, few-shot)
 };
 
 struct StreamOptions {
   int64_t batch_size = 64;
   uint64_t seed = 42;
-  int workers = 1;       ///< threads that decode ahead; at least 1
-  bool training = true;  ///< shuffle by (seed, epoch), augment, drop the last partial batch, repeat
-  int64_t cache_bytes = 0;  ///< budget for decoded images (evaluation views when nothing is
-                            ///< random); what comes first is kept
+  int workers = 1;          ///< threads that decode ahead; at least 1
+  bool training = true;     ///< shuffle by (seed, epoch), augment, repeat; else one pass in order
+  int64_t cache_bytes = 0;  ///< budget for decoded images (finished views when none changes); what
+                            ///< comes first is kept
+  bool drop_last = true;    ///< training: leave out the partial batch at the end of an epoch
+  SmallSet small_set = SmallSet::one_batch;
+  int64_t view_epochs = 0;  ///< random views repeat after this many epochs, the order does not; 0 =
+                            ///< never
 };
 
 /// The order of the `size` samples in an epoch of training: Fisher-Yates by
 /// Rng(seed, epoch, 0, Purpose::shuffle).
 std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t size);
 
-/// Whole batches in an epoch of training; one (of what there is) when the set is smaller than a
-/// batch.
-int64_t training_steps_per_epoch(int64_t size, int64_t batch_size);
+/// Which samples stand in which batch: a pure function of (options, size, step). next() of a stream
+/// and every other walk over a training set ask here. May be used by several threads.
+class BatchOrder {
+ public:
+  BatchOrder(int64_t size, const StreamOptions& options);
+  /// Training: whole batches in an epoch (with `drop_last` off also the partial one), at least one.
+  int64_t steps_per_epoch() const { return steps_; }
+  /// Of the batch at `step` (0-based).
+  std::vector<int64_t> indices(int64_t step);
+
+ private:
+  std::shared_ptr<const std::vector<int64_t>> shuffled(int64_t epoch);
+
+  int64_t size_, steps_;
+  StreamOptions options_;
+  std::mutex mutex_;
+  // Workers are at most a few steps apart, so two epochs are enough.
+  std::map<int64_t, std::shared_ptr<const std::vector<int64_t>>> orders_;
+};
+
+/// One of the views that a batch carries of each sample.
+struct View {
+  const ImagePipeline* pipeline = nullptr;  ///< must outlive the stream
+  /// Which random stream the crop and the flip are drawn from. Views with the same number see the
+  /// same part of the image and the same flip, whatever their sizes and normalisations.
+  int64_t draw = 0;
+  bool fixed = false;  ///< drawn once: the same in every epoch
+};
+
+/// The key of one view of one sample. Draw and copy 0: random_key(seed, epoch, index,
+/// Purpose::augment). `copy` counts how often the sample stood in the batch before.
+uint64_t view_key(uint64_t seed, int64_t epoch, int64_t index, int64_t draw = 0, int64_t copy = 0);
 
 /// Batches in an order that depends on (seed, epoch) alone, made ahead by worker threads: at most
 /// `workers + 1` wait or are being made. One thread calls seek() and next().
 ///
 /// Training: endless; epoch e is a shuffle of the data set by Rng(seed, e, 0, Purpose::shuffle);
-/// the augmentation of a sample draws from Rng(seed, e, index, Purpose::augment). A set smaller
-/// than one batch gives one batch of what there is. Evaluation: one pass in order, last partial
-/// batch kept.
+/// the views of a sample are drawn by view_key(seed, e mod view_epochs, index, draw, copy), fixed
+/// ones by epoch 0. Evaluation: one pass in order of evaluation views, last partial batch kept.
 class BatchStream {
  public:
   /// `dataset` and `pipeline` must outlive the stream.
   BatchStream(const Dataset& dataset, const ImagePipeline& pipeline, const StreamOptions& options);
+  /// Several views of each sample, at least one; those that share a draw have the same crop and
+  /// flip settings.
+  BatchStream(const Dataset& dataset, std::vector<View> views, const StreamOptions& options);
   ~BatchStream();
 
   int64_t steps_per_epoch() const;

@@ -6,6 +6,7 @@
 
 #include "convpass/adapters/tuned_model.h"
 #include "convpass/core/device.h"
+#include "convpass/data/batch_stream.h"
 #include "convpass/data/dataset.h"
 #include "convpass/data/pipeline.h"
 #include "convpass/models/vit.h"
@@ -34,6 +35,9 @@ struct TrainConfig {
   int64_t steps = 0;  ///< when not 0, in place of epochs
   int64_t batch_size = 64;
   int64_t accumulate = 1;  ///< micro-batches of batch_size a step
+  bool drop_last = true;   ///< leave out the partial batch of an epoch; false: micro-batches run on
+                           ///< from epoch to epoch
+  SmallSet small_set = SmallSet::one_batch;
   int64_t seed = 42;
   DeviceChoice device = DeviceChoice::automatic;
   Precision precision = Precision::f32;
