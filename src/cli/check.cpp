@@ -4,6 +4,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/train/build.h"
+#include "convpass/train/hyper_rule.h"
 #include "convpass/train/progress.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
@@ -102,6 +103,12 @@ int run_check(const Arguments& arguments) {
         "no such file, got " + recipe.backbone.weights.string() + ", wanted a checkpoint");
   }
   DataReport data = report_data(recipe);
+  if (recipe.rule != RecipeRule::none) {
+    if (data.train_images > 0)
+      recipe = resolve_rule(recipe);
+    else
+      say("rule: not resolved without the training images");
+  }
   if (data.classes == 0) {
     data.classes = 10;
     say("classes: not known without the training images, taken as 10");

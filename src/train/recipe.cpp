@@ -118,12 +118,24 @@ void overlay_set(JsonDocument& document, const std::string& set) {
   document.overlay(patch, "--set", fs::current_path());
 }
 
+/// The pointers of all plain values and lists; a null gives nothing.
+void collect_given(const Json& value, const std::string& pointer, std::set<std::string>& given) {
+  if (!value.is_object()) {
+    if (!value.is_null()) given.insert(pointer);
+    return;
+  }
+  for (const auto& [key, child] : value.items()) {
+    collect_given(child, child_pointer(pointer, key), given);
+  }
+}
+
 Recipe read_recipe(JsonDocument& document, const std::vector<std::string>& sets,
                    const fs::path& file) {
   for (const std::string& set : sets) overlay_set(document, set);
   Recipe recipe;
   read_document(document, walk_of(recipe), {"extends", "$schema"});
   recipe.file = file;
+  collect_given(document.root(), "", recipe.given);
   return recipe;
 }
 

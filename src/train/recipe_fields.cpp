@@ -64,6 +64,9 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
 
 void fields(FieldVisitor& visitor, Recipe& recipe) {
   visitor.part("about", recipe.about, "what the recipe reproduces; for readers, never acted on");
+  visitor.choice("rule", recipe.rule, {"none", "bit_hyperrule", "bit_hyperrule_light"},
+                 "fills in what follows from the training images and the recipe does not give: "
+                 "BiT-HyperRule, or its lighter form of batch 128 at 0.001");
   visitor.part("backbone", recipe.backbone, "the pre-trained network");
   visitor.part("adapter", recipe.adapter, "what trains beside the frozen backbone");
   visitor.part("head", recipe.head, "the classifier on the backbone's feature");

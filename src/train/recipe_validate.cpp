@@ -232,7 +232,7 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_input(check, recipe);
   check_augment(check, recipe.augment);
   check_mixing(check, recipe);
-  check_schedule(check, recipe);
+  if (recipe.rule == RecipeRule::none) check_schedule(check, recipe);
 }
 
 }  // namespace convpass

@@ -11,6 +11,7 @@
 #include "convpass/core/rng.h"
 #include "convpass/train/build.h"
 #include "convpass/train/evaluate.h"
+#include "convpass/train/hyper_rule.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/run_dir.h"
 #include "src/train/splits.h"
@@ -365,9 +366,10 @@ class Trainer {
 
 TrainOutcome train(const Recipe& recipe, const std::filesystem::path& out, bool resume) {
   validate(recipe, /*needs_data=*/true);
-  RunDir run(out, recipe, resume);
+  const Recipe resolved = resolve_rule(recipe);
+  RunDir run(out, resolved, resume);
   if (std::string done = run.result(); !done.empty()) return {true, done};
-  return Trainer(recipe, run).run();
+  return Trainer(resolved, run).run();
 }
 
 }  // namespace convpass

@@ -70,7 +70,7 @@ std::string text_of(const fs::path& file) {
 }
 
 TEST(ShippedRecipes, ParseResolveAndAreValid) {
-  EXPECT_GE(shipped_recipes().size(), 6u);
+  EXPECT_GE(shipped_recipes().size(), 16u);
   for (const fs::path& file : shipped_recipes()) {
     EXPECT_NO_THROW(validate(load_recipe(file), /*needs_data=*/false)) << file;
   }
@@ -319,6 +319,24 @@ TEST_F(RecipeFiles, ThatContradictThemselvesAreRefused) {
        "/augment/crop_area: wrong order"},
       {R"({B, "augment": {"crop": "random_resized", "crop_ratio": [1]}})",
        "/augment/crop_ratio: wrong length"},
+      {R"({B, "augment": {"crop": "random", "crop_area": [0.1, 1]}})",
+       "/augment/crop_area: got a range without the crop"},
+      {R"({B, "augment": {"crop": "inception", "resize_to": 256}})",
+       "/augment/resize_to: got pixels without the crop \"random\""},
+      {R"({B, "input": {"crop_fraction": 0.9, "resize_to": 256}})",
+       "/input/crop_fraction: got 0.9 with input.resize_to"},
+      {R"({B, "input": {"resize_to": [1, 2, 3]}})", "/input/resize_to: wrong length"},
+      {R"({B, "augment": {"cutmix": 1, "mix_style": "funmatch"}})",
+       "/augment/cutmix: got 1 with the style \"funmatch\", wanted 0"},
+      {R"({B, "augment": {"mixup": 1, "mix_style": "bit", "mix_mode": "elem"}})",
+       "/augment/mix_mode: got one of the style \"timm\" with \"bit\""},
+      {R"({B, "augment": {"mixup": 1, "mix_style": "bit", "mix_probability": 0.5}})",
+       "/augment/mix_probability: got 0.5"},
+      {R"({B, "augment": {"mixup": 1}, "train": {"batch_size": 7}})",
+       "/train/batch_size: got 7, wanted an even number"},
+      {R"({B, "augment": {"mixup": 1}, "train": {"drop_last": false}})",
+       "/train/drop_last: got false, wanted true"},
+      {R"({B, "data": {"train": {"format": "images"}}})", "/data/train/path: missing"},
       {R"({B, "schedule": {"type": "steps"}})", "/schedule/milestones: missing"},
       {R"({B, "schedule": {"type": "steps", "milestones": [3, 3]}})",
        "/schedule/milestones/1: wrong order"},

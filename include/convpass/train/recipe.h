@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,10 +49,16 @@ struct TrainConfig {
 
 enum class SelectRule { last, best_val };
 
-/// A whole run, resolved: plain nested structs, no JSON inside.
+/// Fills in settings that follow from the training images (hyper_rule.h).
+enum class RecipeRule { none, bit_hyperrule, bit_hyperrule_light };
+
+/// A whole run, resolved (but for `rule`): plain nested structs, no JSON inside.
 struct Recipe {
-  std::filesystem::path file;  ///< where it came from, for messages
+  std::filesystem::path file;   ///< where it came from, for messages
+  std::set<std::string> given;  ///< JSON pointers of the values that files and --set name; what a
+                                ///< rule leaves alone
   AboutConfig about;
+  RecipeRule rule = RecipeRule::none;
   BackboneConfig backbone;
   AdapterConfig adapter = ConvpassConfig{};
   HeadConfig head;

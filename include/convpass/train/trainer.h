@@ -12,8 +12,8 @@ struct TrainOutcome {
   std::string result_json;  ///< the one line of the command line contract, when finished
 };
 
-/// Trains as the recipe says into the folder `out` (recipe.json, log.jsonl, checkpoint.pt,
-/// adapter.safetensors, result.json).
+/// Trains as the recipe says, its rule resolved first, into the folder `out` (recipe.json,
+/// log.jsonl, checkpoint.pt, adapter.safetensors, result.json).
 ///
 /// `resume` continues from checkpoint.pt (from the start where there is none) and refuses a run of
 /// another recipe. Without it a folder that already holds a run is refused. Errors: Error for the
