@@ -122,7 +122,12 @@ std::shared_ptr<const std::vector<int64_t>> BatchOrder::shuffled(int64_t epoch) 
   return order;
 }
 
+int64_t BatchOrder::replayed(int64_t step) const {
+  return options_.replay_epochs > 0 ? step % (options_.replay_epochs * steps_) : step;
+}
+
 std::vector<int64_t> BatchOrder::indices(int64_t step) {
+  step = replayed(step);
   const int64_t batch = options_.batch_size;
   if (options_.training && options_.small_set == SmallSet::with_replacement && size_ < batch) {
     Rng rng(options_.seed, static_cast<uint64_t>(step), 0, Purpose::resample);
@@ -180,32 +185,33 @@ struct BatchStream::State {
   }
 
   // The 8-bit images of all views of a sample; empty where an earlier view has them.
-  Images make_views(const Image& image, int64_t index, int64_t view_epoch, int64_t copy) const {
+  Images make_views(const Image& image, int64_t index, int64_t epoch, int64_t copy) const {
     Images made_views(views.size());
     for (size_t i = 0; i < views.size(); ++i) {
       const auto& [view, random, pixels] = views[i];
       if (pixels != i) continue;
-      made_views[i] = random ? view.pipeline->training_view(
-                                   image, Rng(view_key(options.seed, view.fixed ? 0 : view_epoch,
-                                                       index, view.draw, copy)))
-                             : view.pipeline->evaluation_view(image);
+      made_views[i] =
+          random ? view.pipeline->training_view(
+                       image,
+                       Rng(view_key(options.seed, view.fixed ? 0 : epoch, index, view.draw, copy)))
+                 : view.pipeline->evaluation_view(image);
     }
     return made_views;
   }
 
-  std::shared_ptr<const Images> views_of(int64_t index, int64_t view_epoch, int64_t copy) {
+  std::shared_ptr<const Images> views_of(int64_t index, int64_t epoch, int64_t copy) {
     if (!changing) {
       return cache.get(index, [&] { return make_views(dataset.image(index), index, 0, 0); });
     }
     const auto whole = cache.get(index, [&] { return Images{dataset.image(index)}; });
-    return std::make_shared<const Images>(make_views(whole->front(), index, view_epoch, copy));
+    return std::make_shared<const Images>(make_views(whole->front(), index, epoch, copy));
   }
 
   Batch make(int64_t step) {
     Batch batch;
     batch.step = step;
-    batch.view_epoch = step / order.steps_per_epoch();
-    if (options.view_epochs > 0) batch.view_epoch %= options.view_epochs;
+    batch.replayed = order.replayed(step);
+    const int64_t epoch = batch.replayed / order.steps_per_epoch();
     batch.indices = order.indices(step);
     const auto count = static_cast<int64_t>(batch.indices.size());
     for (const PlannedView& planned : views) {
@@ -219,7 +225,7 @@ struct BatchStream::State {
     for (int64_t row = 0; row < count; ++row) {
       const int64_t index = batch.indices[static_cast<size_t>(row)];
       batch.copies.push_back(seen[index]++);
-      const auto images = views_of(index, batch.view_epoch, batch.copies.back());
+      const auto images = views_of(index, epoch, batch.copies.back());
       for (size_t i = 0; i < views.size(); ++i) {
         views[i].view.pipeline->normalise(
             (*images)[views[i].pixels],

@@ -73,7 +73,6 @@ at::Tensor feature_loss(const at::Tensor& student, const at::Tensor& teacher,
 }
 
 at::Tensor distillation_loss(const DistillTerms& terms, const at::Tensor& student,
-                             const at::Tensor& projected,
                              const std::vector<TeacherOutput>& teachers) {
   at::Tensor sum = at::zeros({}, student.options());
   for (const TeacherOutput& teacher : teachers) {
@@ -84,8 +83,6 @@ at::Tensor distillation_loss(const DistillTerms& terms, const at::Tensor& studen
     if (terms.mse > 0) sum = sum + terms.mse * at::mse_loss(student, teacher.logits);
     if (terms.hard > 0)
       sum = sum + terms.hard * at::cross_entropy_loss(student, teacher.logits.argmax(1));
-    if (terms.feature > 0)
-      sum = sum + terms.feature * feature_loss(projected, teacher.features, terms.feature_distance);
   }
   return sum;
 }

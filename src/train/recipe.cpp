@@ -136,6 +136,7 @@ Recipe read_recipe(JsonDocument& document, const std::vector<std::string>& sets,
   read_document(document, walk_of(recipe), {"extends", "$schema"});
   recipe.file = file;
   collect_given(document.root(), "", recipe.given);
+  resolve_view(recipe);
   return recipe;
 }
 
@@ -168,6 +169,7 @@ std::string recipe_hash(const Recipe& recipe) {
   json["train"].erase("device");
   json["train"].erase("workers");
   json["data"].erase("cache_mb");
+  json["distill"]["store"].erase("file");
   return c10::sha1(pretty_json(json, -1)).str().substr(0, 16);
 }
 

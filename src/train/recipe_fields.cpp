@@ -57,9 +57,20 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                 between(0, 1024));
   visitor.field("eval_every", config.eval_every, "epochs between evaluations on data.val",
                 at_least(1));
+  visitor.field("log_every", config.log_every,
+                "epochs between lines of log.jsonl; 0: so many that a run has at most 1,000 lines",
+                at_least(0));
   visitor.field("save_every", config.save_every,
                 "steps between checkpoints; 0: at ends of epochs, at most every 5 seconds",
                 at_least(0));
+  visitor.field("save_minutes", config.save_minutes,
+                "a checkpoint also when so many minutes have passed since the last; 0: not",
+                at_least(0));
+  visitor.field(
+      "ema_decay", config.ema_decay,
+      "decay of an exponential moving average of the weights, which is evaluated beside "
+      "them and kept where it is better on data.val (or where there is none); 0: no average",
+      between(0, 0.9999999));
 }
 
 void fields(FieldVisitor& visitor, Recipe& recipe) {
@@ -74,6 +85,7 @@ void fields(FieldVisitor& visitor, Recipe& recipe) {
   visitor.part("input", recipe.input, "from a decoded image to the network's input");
   visitor.part("augment", recipe.augment, "random changes of training images");
   visitor.part("loss", recipe.loss, "what is minimised");
+  visitor.part("distill", recipe.distill, "teachers, and what is learned from them");
   visitor.part("optimizer", recipe.optimizer, "how trainable weights are moved");
   visitor.part("schedule", recipe.schedule, "the learning rate over the run");
   visitor.part("train", recipe.train, "length, batch, seed, device and precision");

@@ -222,6 +222,44 @@ void check_data(const Checker& check, const Recipe& recipe, bool needs_data) {
                 "got the images of data.train with select \"best_val\", wanted others");
 }
 
+struct TeacherChecker {
+  const Checker& check;
+  std::string at;
+
+  void operator()(const AdapterTeacher& source) const {
+    check_file("/adapter", source.adapter, "an adapter.safetensors or the run folder with it");
+    check_file("/backbone", source.backbone, "the checkpoint that the adapter was trained on");
+  }
+  void operator()(const TorchScriptTeacher& source) const {
+    check_file("/file", source.file, "a TorchScript file");
+  }
+  void check_file(const std::string& key, const std::filesystem::path& path,
+                  const std::string& wanted) const {
+    check_path(check, at + key, path, wanted);
+    check.require(std::filesystem::exists(path), at + key,
+                  "no such file, got " + path.string() + ", wanted " + wanted);
+  }
+};
+
+void check_distillation(const Checker& check, const Recipe& recipe, bool needs_data) {
+  const DistillConfig& distill = recipe.distill;
+  check.require(distill.on() || recipe.loss.label_weight > 0, "/loss/label_weight",
+                "got 0 without distill.teachers, wanted a weight above 0 or a teacher");
+  if (!distill.on()) return;
+  const DistillTerms& terms = distill.terms;
+  check.require(terms.kl + terms.soft_cross_entropy + terms.mse + terms.hard + terms.feature > 0,
+                "/distill/kl", "got no loss at all, wanted a weight above 0 for one of the terms");
+  for (size_t i = 0; needs_data && i < distill.teachers.size(); ++i)
+    std::visit(TeacherChecker{check, "/distill/teachers/" + std::to_string(i)},
+               distill.teachers[i].source);
+  check.require(terms.feature == 0 || distill.store.file.empty(), "/distill/store/file",
+                "got a file with distill.feature, wanted none: features are not stored");
+  check.require(terms.feature == 0 || distill.combine == TeacherCombination::sum ||
+                    distill.teachers.size() == 1,
+                "/distill/combine",
+                "got \"mean\" with distill.feature, wanted \"sum\": features have no mean");
+}
+
 }  // namespace
 
 void validate(const Recipe& recipe, bool needs_data) {
@@ -232,6 +270,7 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_input(check, recipe);
   check_augment(check, recipe.augment);
   check_mixing(check, recipe);
+  check_distillation(check, recipe, needs_data);
   if (recipe.rule == RecipeRule::none) check_schedule(check, recipe);
 }
 

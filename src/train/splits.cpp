@@ -76,12 +76,17 @@ std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig&
   return dataset;
 }
 
-Splits open_splits(const Recipe& recipe, bool train_labels) {
+Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher_classes) {
   const DataConfig& data = recipe.data;
   Splits splits;
   splits.train = open_split(recipe, *data.train, data.classes, "data.train");
-  if (train_labels) require_labels(*splits.train, "data.train", "to train on");
+  if (recipe.loss.label_weight > 0) require_labels(*splits.train, "data.train", "to train on");
   bool named = splits.train->labelled() || !data.class_names.empty();
+  const size_t given = splits.train->classes().size();
+  if (!named && !teacher_classes.empty() && (given == 0 || given == teacher_classes.size())) {
+    splits.train->name_classes(teacher_classes, "data.train");
+    named = true;
+  }
   auto other = [&](const std::optional<DatasetConfig>& config, const std::string& where) {
     std::unique_ptr<Dataset> dataset;
     if (!config) return dataset;

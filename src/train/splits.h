@@ -1,6 +1,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "convpass/data/dataset.h"
 #include "convpass/train/recipe.h"
@@ -13,9 +15,9 @@ struct Splits {
 };
 
 /// Opens the splits and checks that their classes agree; no image is read. val and test must have
-/// labels, train if `train_labels` (a loss uses them); without, it takes its classes from
-/// data.classes, data.class_names or the other splits. Errors: Error.
-Splits open_splits(const Recipe& recipe, bool train_labels = true);
+/// labels, train if a loss uses them; without, it takes its classes from data.classes,
+/// data.class_names, `teacher_classes` or the other splits. Errors: Error.
+Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher_classes = {});
 
 /// Decodes every image once: broken ones stop the run (the first ten and a count) or are left out,
 /// as `data.on_error` says. A stop that is requested meanwhile ends it early. Errors: Error.

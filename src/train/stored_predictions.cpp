@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "convpass/core/error.h"
-#include "convpass/core/fields.h"
 #include "convpass/core/json.h"
 #include "convpass/core/tensor_map.h"
 
@@ -91,20 +90,6 @@ std::map<std::string, std::string> metadata_of(const StoreConfig& config,
 }
 
 }  // namespace
-
-void fields(FieldVisitor& visitor, StoreConfig& config) {
-  visitor.field("file", config.file,
-                "stored predictions: made where it is not there, used where it is; empty: none");
-  visitor.field("epochs", config.epochs,
-                "with random views: epochs of views, mixing and order that are stored and then "
-                "repeated",
-                {.min = 1, .max = 1e6});
-  visitor.choice("type", config.type, {"f32", "f16"}, "of the stored logits");
-  visitor.field("top_k", config.top_k,
-                "keep the k largest logits (in f16) and spread the rest of the probability evenly; "
-                "0: all logits",
-                between(0, 1e6));
-}
 
 bool write_predictions(const StoreConfig& config, const PredictionShape& shape,
                        const MadeFrom& made_from,

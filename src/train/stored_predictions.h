@@ -9,23 +9,9 @@
 #include <vector>
 
 #include "convpass/core/tensor_map.h"
-#include "convpass/train/objective.h"
+#include "convpass/train/distill.h"
 
 namespace convpass {
-
-class FieldVisitor;
-
-enum class StoredType { f32, f16 };
-
-/// Teachers' predictions kept in a file, so that a second run need not ask them.
-struct StoreConfig {
-  std::filesystem::path file;  ///< empty: nothing is stored
-  int64_t epochs = 1;          ///< random views: how many epochs are stored, and then repeated
-  StoredType type = StoredType::f32;
-  int64_t top_k = 0;  ///< keep the largest k logits alone (f16), the rest of the mass spread
-                      ///< evenly; 0 = all
-};
-void fields(FieldVisitor& visitor, StoreConfig& config);
 
 /// What stored predictions were made from, by name ("teachers", "view", ...): any difference makes
 /// them another's.

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "convpass/core/error.h"
 #include "convpass/core/rng.h"
@@ -14,6 +15,8 @@
 #include "convpass/train/hyper_rule.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/run_dir.h"
+#include "src/train/distiller.h"
+#include "src/train/ema.h"
 #include "src/train/splits.h"
 #include "src/train/training_inputs.h"
 
@@ -31,8 +34,28 @@ double seconds_since(Clock::time_point start) {
 struct Best {
   double top1 = -1;
   int64_t epoch = 0;
-  TensorMap weights;  ///< only where the recipe selects by it
+  bool average = false;  ///< it was the average of the weights
+  TensorMap weights;     ///< only where the recipe selects by it
 };
+
+TensorMap copy_of(const NamedTensors& tensors) {
+  TensorMap map;
+  for (const auto& [name, tensor] : tensors) map.tensors[name] = tensor.detach().cpu().clone();
+  return map;
+}
+
+/// Errors: Error when a tensor is missing or does not fit.
+void load_into(const NamedTensors& tensors, const TensorMap& map) {
+  at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : tensors) {
+    auto found = map.tensors.find(name);
+    if (found == map.tensors.end() || found->second.sizes() != tensor.sizes())
+      throw Error("checkpoint: tensor " + name + " is missing or of another shape");
+    if (!found->second.is_floating_point())
+      throw Error("checkpoint: tensor " + name + " is of another type");
+    tensor.copy_(found->second);
+  }
+}
 
 /// One run: the loop, the optimiser and the step count. Everything that resuming needs is in
 /// state().
@@ -41,21 +64,31 @@ class Trainer {
   Trainer(const Recipe& recipe, RunDir& run)
       : recipe_(recipe),
         run_(run),
-        splits_(open_splits(recipe)),
+        distiller_(recipe.distill.on() ? std::make_unique<Distiller>(recipe) : nullptr),
+        splits_(
+            open_splits(recipe, distiller_ ? distiller_->classes() : std::vector<std::string>{})),
         model_(build_model(recipe, static_cast<int64_t>(splits_.train->classes().size()))),
         input_(resolve_input(recipe.input, model_)),
         training_view_(input_, recipe.augment),
         evaluation_view_(input_, AugmentConfig{}),
-        optimizer_(recipe.optimizer, model_.trainable()),
+        trainable_(prepare_trainable()),
+        optimizer_(recipe.optimizer, trainable_),
         inputs_(model_, whole_images(), training_view_, input_options()) {
-    batches_per_epoch_ = inputs_.steps_per_epoch();
+    if (recipe.train.ema_decay > 0) ema_.emplace(recipe.train.ema_decay, model_.trainable());
+    batches_per_epoch_ = inputs_.batches_per_epoch();
     steps_per_epoch_ = std::max<int64_t>(1, batches_per_epoch_ / recipe.train.accumulate);
     total_steps_ =
         recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+    constexpr int64_t kLogLines = 1000;
+    log_every_ = recipe.train.log_every > 0
+                     ? recipe.train.log_every
+                     : (total_steps_ / steps_per_epoch_ + kLogLines - 1) / kLogLines;
+    log_every_ = std::max<int64_t>(1, log_every_);
   }
 
   TrainOutcome run() {
     if (stop_requested()) return {};  // while images were checked or features computed
+    if (distiller_ && !distiller_->ask_ahead(*splits_.train, input_options().stream)) return {};
     run_.begin(recipe_);
     if (run_.has_checkpoint()) {
       const TensorMap saved = run_.load_checkpoint();
@@ -91,6 +124,18 @@ class Trainer {
            step % steps_per_epoch_ * recipe_.train.accumulate;
   }
 
+  /// What the optimiser moves: the model's, and the projections of a distillation.
+  NamedTensors prepare_trainable() {
+    NamedTensors all = model_.trainable();
+    if (!distiller_) return all;
+    distiller_->check_classes(splits_.train->classes());
+    const auto seed = static_cast<uint64_t>(recipe_.train.seed);
+    distiller_->prepare(input_, model_.backbone->feature_dim(),
+                        random_key(seed, 1, 0, Purpose::init), model_.device());
+    for (auto& parameter : distiller_->parameters()) all.push_back(std::move(parameter));
+    return all;
+  }
+
   TrainingInputs::Options input_options() const {
     TrainingInputs::Options options;
     options.stream = {.batch_size = recipe_.train.batch_size,
@@ -99,8 +144,13 @@ class Trainer {
                       .cache_bytes = recipe_.data.cache_mb << 20,
                       .drop_last = recipe_.train.drop_last,
                       .small_set = recipe_.train.small_set};
-    options.features_once =
-        !model_.adapter && !model_.backbone_trainable && !training_view_.random();
+    if (distiller_) {
+      options.stream.replay_epochs = distiller_->replay_epochs();
+      options.further_views = distiller_->views();
+    }
+    options.features_once = !model_.adapter && !model_.backbone_trainable &&
+                            !training_view_.random() && !recipe_.augment.mix.on() &&
+                            options.further_views.empty();
     return options;
   }
 
@@ -119,7 +169,8 @@ class Trainer {
         const Clock::time_point start = Clock::now();
         const double loss = train_step();
         train_seconds_ += seconds_since(start);
-        epoch_loss_ += loss;
+        loss_sum_ += loss;
+        ++loss_steps_;
         ++step_;
         if (first_batch(step_) != first_batch(step_ - 1) + recipe_.train.accumulate)
           inputs_.seek(first_batch(step_));
@@ -137,13 +188,16 @@ class Trainer {
       }
       const bool due = recipe_.train.save_every > 0 ? step_ % recipe_.train.save_every == 0
                                                     : at_epoch_end && seconds_since(saved) > 5;
-      if (due || step_ == total_steps_) save();
+      const double minutes = recipe_.train.save_minutes;
+      const bool late = minutes > 0 && seconds_since(saved) > 60 * minutes;
+      if (due || late || step_ == total_steps_) save();
     }
     progress.finish();
     return true;
   }
 
-  /// batch -> student -> loss -> backward -> clip -> optimiser, at the rate of this step.
+  /// batch -> mix -> teachers -> student -> loss -> backward -> clip -> optimiser -> average, at
+  /// the rate of this step.
   double train_step() {
     optimizer_.zero_grad();
     const int64_t accumulate = recipe_.train.accumulate;
@@ -152,12 +206,17 @@ class Trainer {
       const auto seed = static_cast<uint64_t>(recipe_.train.seed);
       const Pass pass{seeded_generator(random_key(seed, static_cast<uint64_t>(step_),
                                                   static_cast<uint64_t>(micro), Purpose::model))};
-      auto [logits, labels] = inputs_.next(pass);
-      at::Tensor loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100,
-                                               recipe_.loss.label_smoothing);
+      const Batch batch = inputs_.next();
+      const MixDraw mix = mix_of(recipe_, batch, input_.size);
+      std::vector<TeacherOutput> answers;
+      if (distiller_) answers = distiller_->ask(batch, mix);
+      const at::Tensor images = batch.images.to(model_.device());
+      const at::Tensor features =
+          inputs_.features_once() ? images : model_.features(mix_images(images, mix), pass);
+      at::Tensor loss = objective(batch, mix, features, answers);
       mean_loss += loss.item<double>() / static_cast<double>(accumulate);
       (accumulate == 1 ? loss : loss / accumulate).backward();
-      images_trained_ += labels.size(0);
+      images_trained_ += batch.labels.size(0);
     }
     const double norm = optimizer_.clip();
     if (!std::isfinite(mean_loss) || !std::isfinite(norm))
@@ -168,13 +227,32 @@ class Trainer {
           "checkpoint in " +
           run_.folder().string() + " is kept");
     optimizer_.step(rate());
+    if (ema_) ema_->update();
     return mean_loss;
+  }
+
+  /// The weighted sum of the loss on (mixed) labels and of what the teachers say.
+  at::Tensor objective(const Batch& batch, const MixDraw& mix, const at::Tensor& features,
+                       const std::vector<TeacherOutput>& answers) const {
+    const at::Tensor logits = model_.head.forward(features);  // [B, K]
+    const LossConfig& config = recipe_.loss;
+    at::Tensor loss = at::zeros({}, logits.options());
+    if (config.label_weight > 0) {
+      const at::Tensor labels = batch.labels.to(logits.device());
+      loss = mix.empty() ? at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100,
+                                                  config.label_smoothing)
+                         : target_loss(logits, mix_targets(soft_targets(labels, logits.size(1),
+                                                                        config.label_smoothing),
+                                                           mix));
+      if (config.label_weight != 1) loss = loss * config.label_weight;
+    }
+    return distiller_ ? loss + distiller_->loss(logits, features, answers) : loss;
   }
 
   /// A step can end in weights that are not finite although its loss was: the last good checkpoint
   /// stays.
   void check_finite() const {
-    for (const auto& [name, tensor] : model_.trainable())
+    for (const auto& [name, tensor] : trainable_)
       if (!at::isfinite(tensor.detach()).all().item<bool>())
         throw Error("training: step " + std::to_string(step_) + " of " +
                     std::to_string(total_steps_) + ": got values in " + name +
@@ -191,30 +269,60 @@ class Trainer {
   /// Evaluates and logs. A signal on the way leaves the epoch to be ended by the run that resumes.
   void end_epoch() {
     const int64_t epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
-    const int64_t steps = (step_ - 1) % steps_per_epoch_ + 1;
-    Json line{{"step", step_},
-              {"epoch", epoch},
-              {"lr", learning_rate(recipe_.schedule, recipe_.optimizer.lr, step_ - 1,
-                                   steps_per_epoch_, total_steps_)},
-              {"train_loss", epoch_loss_ / static_cast<double>(steps)},
-              {"images_per_second", images_per_second()}};
-    if (splits_.val && (epoch % recipe_.train.eval_every == 0 || step_ == total_steps_)) {
-      const Metrics metrics = evaluate_split(*splits_.val, "val");
-      if (stop_requested()) return;
-      line["val"] = Json::parse(metrics_json(metrics));
-      if (metrics.top1 > best_.top1) {
-        best_.top1 = metrics.top1;
-        best_.epoch = epoch;
-        if (recipe_.select == SelectRule::best_val) best_.weights = trainable_weights();
-      }
-      char text[80];
-      std::snprintf(text, sizeof text, "epoch %lld: val top-1 %.2f %%",
-                    static_cast<long long>(epoch), 100 * metrics.top1);
-      say(text);
+    const bool last = step_ == total_steps_;
+    const bool evaluates = splits_.val && (epoch % recipe_.train.eval_every == 0 || last);
+    if (evaluates || last || epoch % log_every_ == 0) {
+      Json line{{"step", step_},
+                {"epoch", epoch},
+                {"lr", learning_rate(recipe_.schedule, recipe_.optimizer.lr, step_ - 1,
+                                     steps_per_epoch_, total_steps_)},
+                {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_))},
+                {"images_per_second", images_per_second()}};
+      if (evaluates && !evaluate_epoch(epoch, line)) return;
+      run_.log(line.dump());
+      loss_sum_ = 0;
+      loss_steps_ = 0;
     }
-    run_.log(line.dump());
-    epoch_loss_ = 0;
     epoch_ended_ = false;
+  }
+
+  /// What `work` returns while the model holds the averaged weights.
+  template <class Work>
+  auto with_average(const Work& work) {
+    ema_->swap();
+    auto result = work();
+    ema_->swap();
+    return result;
+  }
+
+  /// The weights, and their average where there is one, on `val`. False when a signal came.
+  bool evaluate_epoch(int64_t epoch, Json& line) {
+    const Metrics plain = evaluate_split(*splits_.val, "val");
+    std::optional<Metrics> average;
+    if (ema_) average = with_average([&] { return evaluate_split(*splits_.val, "val, average"); });
+    if (distiller_)
+      line["teacher"] = Json::parse(distiller_->distances_json(
+          model_, *splits_.val, evaluation_view_, worker_count(recipe_.train)));
+    if (stop_requested()) return false;
+    line["val"] = Json::parse(metrics_json(plain));
+    if (average) line["val_average"] = Json::parse(metrics_json(*average));
+    average_is_better_ = average && average->top1 >= plain.top1;
+    const double top1 = average_is_better_ ? average->top1 : plain.top1;
+    if (top1 > best_.top1) {
+      best_ = {.top1 = top1, .epoch = epoch, .average = average_is_better_, .weights = {}};
+      if (recipe_.select == SelectRule::best_val)
+        best_.weights = average_is_better_
+                            ? with_average([&] { return copy_of(model_.trainable()); })
+                            : copy_of(model_.trainable());
+    }
+    char text[120];
+    const int end = std::snprintf(text, sizeof text, "epoch %lld: val top-1 %.2f %%",
+                                  static_cast<long long>(epoch), 100 * plain.top1);
+    if (average)
+      std::snprintf(text + end, sizeof text - static_cast<size_t>(end), ", average %.2f %%",
+                    100 * average->top1);
+    say(text);
+    return true;
   }
 
   Metrics evaluate_split(const Dataset& dataset, const std::string& name) const {
@@ -226,9 +334,11 @@ class Trainer {
 
   /// Writes the adapter, then evaluates it once on `test`, then writes the result. `last` is always
   /// of the last epoch; where `val` chose another, what the adapter reaches on `test` stands beside
-  /// it.
+  /// it. Of weights and average the better on `val` is kept, without `val` the average.
   TrainOutcome finish() {
     const bool take_best = recipe_.select == SelectRule::best_val && best_.epoch > 0;
+    const bool average = take_best ? best_.average : ema_ && (!splits_.val || average_is_better_);
+    if (ema_ && !take_best && average) ema_->swap();
     auto evaluated = [&](const Dataset& dataset, const char* split) {
       Json metrics = Json::parse(metrics_json(evaluate_split(dataset, split)));
       metrics["split"] = split;
@@ -237,7 +347,7 @@ class Trainer {
     Json last = nullptr, test = nullptr;
     if (splits_.val && (take_best || !splits_.test)) last = evaluated(*splits_.val, "val");
     if (stop_requested()) return {};
-    if (take_best) load_trainable(best_.weights);
+    if (take_best) load_into(model_.trainable(), best_.weights);
     save_adapter(run_.adapter(),
                  adapter_file_of(recipe_, model_, input_, splits_.train->classes()));
     if (splits_.test) test = evaluated(*splits_.test, "test");
@@ -246,20 +356,25 @@ class Trainer {
     Json best = nullptr;
     if (best_.epoch > 0)
       best = Json{{"top1", best_.top1}, {"epoch", best_.epoch}, {"split", "val"}};
-    const Json result{
-        {"run", run_.folder().string()},
-        {"trainable_parameters", model_.trainable_parameters()},
-        {"total_parameters", model_.total_parameters()},
-        {"epochs", recipe_.train.steps > 0
-                       ? static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_)
-                       : static_cast<double>(recipe_.train.epochs)},
-        {"selected", take_best ? "best_val" : "last"},
-        {"last", last},
-        {"best", best},
-        {"test", test},
-        {"adapter_bytes", std::filesystem::file_size(run_.adapter())},
-        {"images_per_second", images_per_second()},
-        {"wall_seconds", wall_seconds()}};
+    Json result{{"run", run_.folder().string()},
+                {"trainable_parameters", model_.trainable_parameters()},
+                {"total_parameters", model_.total_parameters()},
+                {"epochs", recipe_.train.steps > 0 ? static_cast<double>(total_steps_) /
+                                                         static_cast<double>(steps_per_epoch_)
+                                                   : static_cast<double>(recipe_.train.epochs)},
+                {"selected", take_best ? "best_val" : "last"},
+                {"last", last},
+                {"best", best},
+                {"test", test},
+                {"adapter_bytes", std::filesystem::file_size(run_.adapter())},
+                {"images_per_second", images_per_second()},
+                {"wall_seconds", wall_seconds()}};
+    if (ema_) result["weights"] = average ? "average" : "plain";
+    const Dataset* measured = splits_.test ? splits_.test.get() : splits_.val.get();
+    if (distiller_ && measured)
+      result["teacher"] = Json::parse(distiller_->distances_json(
+          model_, *measured, evaluation_view_, worker_count(recipe_.train)));
+    if (stop_requested()) return {};
     // The folder's name need not be UTF-8.
     const std::string line = result.dump(-1, ' ', false, Json::error_handler_t::replace);
     run_.save_result(line);
@@ -275,25 +390,6 @@ class Trainer {
   double train_seconds() const { return train_seconds_ + inputs_.seconds_before(); }
   double wall_seconds() const { return wall_before_ + seconds_since(start_); }
 
-  TensorMap trainable_weights() const {
-    TensorMap map;
-    for (const auto& [name, tensor] : model_.trainable())
-      map.tensors[name] = tensor.detach().cpu().clone();
-    return map;
-  }
-
-  void load_trainable(const TensorMap& weights) {
-    at::NoGradGuard no_grad;
-    for (const auto& [name, tensor] : model_.trainable()) {
-      auto found = weights.tensors.find(name);
-      if (found == weights.tensors.end() || found->second.sizes() != tensor.sizes())
-        throw Error("checkpoint: tensor " + name + " is missing or of another shape");
-      if (!found->second.is_floating_point())
-        throw Error("checkpoint: tensor " + name + " is of another type");
-      tensor.copy_(found->second);
-    }
-  }
-
   /// Steps, weights, optimiser, best epoch, running loss and time spent; nothing of the data, whose
   /// order is a pure function of the step.
   TensorMap state() const {
@@ -301,14 +397,16 @@ class Trainer {
     auto add = [&](const std::string& part, const TensorMap& tensors) {
       for (const auto& [name, tensor] : tensors.tensors) map.tensors[part + "/" + name] = tensor;
     };
-    add("model", trainable_weights());
+    add("model", copy_of(trainable_));
+    if (ema_) add("average", ema_->state());
     add("optimizer", optimizer_.state());
     add("best", best_.weights);
-    map.tensors["progress"] =
-        at::tensor({static_cast<double>(step_), epoch_loss_, best_.top1,
-                    static_cast<double>(best_.epoch), epoch_ended_ ? 1.0 : 0.0,
-                    static_cast<double>(images_trained_), train_seconds(), wall_seconds()},
-                   at::kDouble);
+    map.tensors["progress"] = at::tensor(
+        {static_cast<double>(step_), loss_sum_, best_.top1, static_cast<double>(best_.epoch),
+         epoch_ended_ ? 1.0 : 0.0, static_cast<double>(images_trained_), train_seconds(),
+         wall_seconds(), static_cast<double>(loss_steps_), best_.average ? 1.0 : 0.0,
+         average_is_better_ ? 1.0 : 0.0},
+        at::kDouble);
     return map;
   }
 
@@ -319,7 +417,7 @@ class Trainer {
         if (key.rfind(name + "/", 0) == 0) tensors.tensors[key.substr(name.size() + 1)] = tensor;
       return tensors;
     };
-    if (!map.has("progress") || map.at("progress").numel() != 8)
+    if (!map.has("progress") || map.at("progress").numel() != 11)
       throw Error("checkpoint: got no progress of a run, wanted a checkpoint.pt of convpass train");
     if (!map.at("progress").is_floating_point())
       throw Error("checkpoint: got a progress of whole numbers, wanted floating point");
@@ -331,33 +429,43 @@ class Trainer {
       throw Error("checkpoint: got a progress of step " + std::to_string(step) +
                   " and best epoch " + std::to_string(best_epoch) + ", wanted 0 to " +
                   std::to_string(total_steps_));
-    load_trainable(part("model"));
+    load_into(trainable_, part("model"));
+    if (ema_) ema_->load_state(part("average"));
     optimizer_.load_state(part("optimizer"));
     best_.weights = part("best");
     step_ = static_cast<int64_t>(progress[0].item<double>());
-    epoch_loss_ = progress[1].item<double>();
+    loss_sum_ = progress[1].item<double>();
     best_.top1 = progress[2].item<double>();
     best_.epoch = static_cast<int64_t>(progress[3].item<double>());
     epoch_ended_ = progress[4].item<double>() != 0;
     images_trained_ = static_cast<int64_t>(progress[5].item<double>());
     train_seconds_ = progress[6].item<double>();
     wall_before_ = progress[7].item<double>();
+    loss_steps_ = static_cast<int64_t>(progress[8].item<double>());
+    best_.average = progress[9].item<double>() != 0;
+    average_is_better_ = progress[10].item<double>() != 0;
   }
 
   const Clock::time_point start_ = Clock::now();
   const Recipe& recipe_;
   RunDir& run_;
+  std::unique_ptr<Distiller> distiller_;  ///< null without teachers
   Splits splits_;
   TunedModel model_;
   InputConfig input_;
   ImagePipeline training_view_, evaluation_view_;
+  NamedTensors trainable_;
   Optimizer optimizer_;
   TrainingInputs inputs_;
+  std::optional<Ema> ema_;
   int64_t batches_per_epoch_ = 1, steps_per_epoch_ = 1, total_steps_ = 0;
-  int64_t step_ = 0;  ///< optimiser steps done
-  double epoch_loss_ = 0;
+  int64_t step_ = 0;       ///< optimiser steps done
+  int64_t log_every_ = 1;  ///< epochs
+  double loss_sum_ = 0;    ///< since the last line of the log
+  int64_t loss_steps_ = 0;
   bool epoch_ended_ = false;  ///< its last step is done, its evaluation is not
   Best best_;
+  bool average_is_better_ = false;  ///< on `val`, when last evaluated
   int64_t images_trained_ = 0;
   double train_seconds_ = 0, wall_before_ = 0;
 };

@@ -12,30 +12,37 @@ namespace convpass {
 TrainingInputs::TrainingInputs(const TunedModel& model, const Dataset& dataset,
                                const ImagePipeline& pipeline, const Options& options)
     : model_(model), dataset_(dataset), pipeline_(pipeline), options_(options.stream) {
-  if (options.features_once)
+  if (options.features_once) {
     compute_features();
-  else
-    stream_.emplace(dataset, pipeline, options.stream);
+    return;
+  }
+  std::vector<View> views{{.pipeline = &pipeline}};
+  views.insert(views.end(), options.further_views.begin(), options.further_views.end());
+  stream_.emplace(dataset, std::move(views), options.stream);
 }
 
-int64_t TrainingInputs::steps_per_epoch() const {
+int64_t TrainingInputs::batches_per_epoch() const {
   return stream_ ? stream_->steps_per_epoch() : order_->steps_per_epoch();
 }
 
-void TrainingInputs::seek(int64_t step) {
-  step_ = step;
-  if (stream_) stream_->seek(step);
+void TrainingInputs::seek(int64_t batch) {
+  next_ = batch;
+  if (stream_) stream_->seek(batch);
 }
 
-std::pair<at::Tensor, at::Tensor> TrainingInputs::next(const Pass& pass) {
+Batch TrainingInputs::next() {
+  Batch batch;
   if (stream_) {
-    Batch batch;
     stream_->next(batch);
-    return {model_.logits(batch.images.to(model_.device()), pass),
-            batch.labels.to(model_.device())};
+    return batch;
   }
-  const at::Tensor rows = at::tensor(order_->indices(step_++), at::kLong).to(features_.device());
-  return {model_.head.forward(features_.index_select(0, rows)), labels_.index_select(0, rows)};
+  batch.step = next_++;
+  batch.replayed = order_->replayed(batch.step);
+  batch.indices = order_->indices(batch.step);
+  const at::Tensor rows = at::tensor(batch.indices, at::kLong).to(features_.device());
+  batch.images = features_.index_select(0, rows);
+  batch.labels = labels_.index_select(0, rows);
+  return batch;
 }
 
 void TrainingInputs::compute_features() {

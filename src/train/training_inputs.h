@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "convpass/adapters/tuned_model.h"
 #include "convpass/data/batch_stream.h"
@@ -16,15 +17,18 @@ class TrainingInputs {
   struct Options {
     StreamOptions stream;
     bool features_once = false;
+    std::vector<View> further_views{};  ///< carried behind the student's
   };
   /// All must outlive this object.
   TrainingInputs(const TunedModel& model, const Dataset& dataset, const ImagePipeline& pipeline,
                  const Options& options);
 
-  int64_t steps_per_epoch() const;
-  void seek(int64_t step);
-  /// Logits of the next batch, with a graph, and its labels, on the model's device.
-  std::pair<at::Tensor, at::Tensor> next(const Pass& pass);
+  int64_t batches_per_epoch() const;
+  void seek(int64_t batch);
+  /// The next batch; with features computed once, its images are features [B, D] on the model's
+  /// device.
+  Batch next();
+  bool features_once() const { return !stream_.has_value(); }
   /// Time that computing features took, which a rate of training must count.
   double seconds_before() const { return seconds_before_; }
 
@@ -38,7 +42,7 @@ class TrainingInputs {
   std::optional<BatchStream> stream_;  // absent when features are computed once
   at::Tensor features_, labels_;       // [images, D] float32, [images]
   std::optional<BatchOrder> order_;    // of the features
-  int64_t step_ = 0;
+  int64_t next_ = 0;
   double seconds_before_ = 0;
 };
 

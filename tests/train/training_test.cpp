@@ -336,17 +336,18 @@ TEST_F(Runs, NeedLabelsWhereALossOrAnEvaluationUsesThem) {
 
 TEST_F(Runs, ImagesWithoutLabelsTakeTheirClassesFromElsewhere) {
   Recipe recipe = tiny_recipe({"data.train.format=images"});
-  EXPECT_EQ(open_splits(recipe, /*train_labels=*/false).train->classes(),
-            (std::vector<std::string>{"a", "b", "c"}));
+  recipe.loss.label_weight = 0;
+  EXPECT_EQ(open_splits(recipe).train->classes(), (std::vector<std::string>{"a", "b", "c"}));
   recipe.data.classes = 4;
-  EXPECT_THROW(open_splits(recipe, false), Error);
+  EXPECT_THROW(open_splits(recipe), Error);
   recipe.data.val.reset();
   recipe.data.test.reset();
-  EXPECT_EQ(open_splits(recipe, false).train->classes().size(), 4u);
+  EXPECT_EQ(open_splits(recipe).train->classes().size(), 4u);
   recipe.data.classes = 0;
-  EXPECT_THROW(open_splits(recipe, false), Error);
+  EXPECT_THROW(open_splits(recipe), Error);
+  EXPECT_EQ(open_splits(recipe, {"u", "v"}).train->classes().back(), "v");
   recipe.data.class_names = {"x", "y"};
-  EXPECT_EQ(open_splits(recipe, false).train->classes(), recipe.data.class_names);
+  EXPECT_EQ(open_splits(recipe).train->classes(), recipe.data.class_names);
 }
 
 // 36 images in batches of 8: four whole ones and one of four.

@@ -20,7 +20,8 @@ struct Batch {
   std::vector<int64_t> indices;   ///< of the samples in the data set
   std::vector<int64_t> copies;    ///< how often each stood in this batch before: 0 in a shuffle
   int64_t step = 0;               ///< counted over the whole run
-  int64_t view_epoch = 0;         ///< that random views were drawn by
+  int64_t replayed = 0;           ///< the step whose order and views these are: `step`, or with
+                                  ///< replay_epochs the one of the first pass
 };
 
 /// A training set smaller than a batch.
@@ -38,8 +39,7 @@ struct StreamOptions {
                             ///< comes first is kept
   bool drop_last = true;    ///< training: leave out the partial batch at the end of an epoch
   SmallSet small_set = SmallSet::one_batch;
-  int64_t view_epochs = 0;  ///< random views repeat after this many epochs, the order does not; 0 =
-                            ///< never
+  int64_t replay_epochs = 0;  ///< training: everything repeats after this many epochs; 0 = never
 };
 
 /// The order of the `size` samples in an epoch of training: Fisher-Yates by
@@ -53,7 +53,9 @@ class BatchOrder {
   BatchOrder(int64_t size, const StreamOptions& options);
   /// Training: whole batches in an epoch (with `drop_last` off also the partial one), at least one.
   int64_t steps_per_epoch() const { return steps_; }
-  /// Of the batch at `step` (0-based).
+  /// The step of the first pass that `step` (0-based) repeats; itself without replay_epochs.
+  int64_t replayed(int64_t step) const;
+  /// Of the batch at `step`.
   std::vector<int64_t> indices(int64_t step);
 
  private:
@@ -83,7 +85,7 @@ uint64_t view_key(uint64_t seed, int64_t epoch, int64_t index, int64_t draw = 0,
 /// `workers + 1` wait or are being made. One thread calls seek() and next().
 ///
 /// Training: endless; epoch e is a shuffle of the data set by Rng(seed, e, 0, Purpose::shuffle);
-/// the views of a sample are drawn by view_key(seed, e mod view_epochs, index, draw, copy), fixed
+/// the views of a sample are drawn by view_key(seed, e, index, draw, copy), fixed
 /// ones by epoch 0. Evaluation: one pass in order of evaluation views, last partial batch kept.
 class BatchStream {
  public:

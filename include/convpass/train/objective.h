@@ -53,10 +53,8 @@ struct TeacherOutput {
   at::Tensor features;  ///< [B, D] float32, or undefined
 };
 
-/// The weighted sum of the terms against each teacher, added up over the teachers.
-/// `projected`: the student's features in the teachers' width, or undefined.
+/// The weighted sum of the terms on the logits against each teacher, added up over the teachers.
 at::Tensor distillation_loss(const DistillTerms& terms, const at::Tensor& student,
-                             const at::Tensor& projected,
                              const std::vector<TeacherOutput>& teachers);
 
 /// How far the student is from the teacher, one value an image `[B]`, at T = 1 (big_vision's

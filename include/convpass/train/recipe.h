@@ -11,6 +11,7 @@
 #include "convpass/data/dataset.h"
 #include "convpass/data/pipeline.h"
 #include "convpass/models/vit.h"
+#include "convpass/train/distill.h"
 #include "convpass/train/objective.h"
 #include "convpass/train/optimizer.h"
 #include "convpass/train/schedule.h"
@@ -42,9 +43,12 @@ struct TrainConfig {
   int64_t seed = 42;
   DeviceChoice device = DeviceChoice::automatic;
   Precision precision = Precision::f32;
-  int64_t workers = 0;     ///< threads that decode; 0 = one per two cores, at least one
-  int64_t eval_every = 1;  ///< epochs between evaluations on `val`
-  int64_t save_every = 0;  ///< steps between checkpoints; 0 = at ends of epochs, at most every 5 s
+  int64_t workers = 0;      ///< threads that decode; 0 = one per two cores, at least one
+  int64_t eval_every = 1;   ///< epochs between evaluations on `val`
+  int64_t log_every = 0;    ///< epochs between lines of log.jsonl; 0 = at most 1,000 lines a run
+  int64_t save_every = 0;   ///< steps between checkpoints; 0 = at ends of epochs, at most every 5 s
+  double save_minutes = 0;  ///< also a checkpoint when so much time has passed; 0 = not
+  double ema_decay = 0;     ///< of an average of the weights, evaluated beside them; 0 = none
 };
 
 enum class SelectRule { last, best_val };
@@ -66,6 +70,7 @@ struct Recipe {
   InputConfig input;
   AugmentConfig augment;
   LossConfig loss;
+  DistillConfig distill;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainConfig train;
@@ -91,8 +96,8 @@ void validate(const Recipe& recipe, bool needs_data);
 /// The resolved recipe as JSON text (two spaces), every field written: reading it gives the same
 /// recipe.
 std::string recipe_json(const Recipe& recipe);
-/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers and cache
-/// size, which do not change what is learned.
+/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers, cache size
+/// and the file of stored predictions, which do not change what is learned.
 std::string recipe_hash(const Recipe& recipe);
 
 /// `convpass help recipe [PART]`. Errors: UsageError for a part that does not exist.
