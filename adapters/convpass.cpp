@@ -53,6 +53,9 @@ void fields(FieldVisitor& visitor, AdapterConfig& config) {
 
 Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint64_t seed)
     : config_(config), blocks_(static_cast<size_t>(backbone.depth())) {
+  if (backbone.depth() == 0)
+    throw Error("adapter.type: got \"convpass\", wanted \"none\": a " + backbone.describe() +
+                " has no blocks beside which a bypass could stand");
   const int64_t dim = backbone.feature_dim(), width = config.width;
   std::vector<int64_t> chosen = config.blocks;
   if (chosen.empty())

@@ -9,6 +9,7 @@
 
 #include "convpass/adapters/tuned_model.h"
 #include "convpass/core/rng.h"
+#include "convpass/models/bit_resnet.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/optimizer.h"
 
@@ -101,10 +102,28 @@ void BM_Block(benchmark::State& state, bool backward, const std::string& variant
   state.SetItemsProcessed(state.iterations() * kBatch);
 }
 
+/// A BiT that trains whole, or is frozen; "tiny" has two units.
+TunedModel random_bit(const std::string& variant, bool trainable, Precision precision) {
+  BitConfig config;
+  if (variant == "tiny") {
+    config.units = {1, 1};
+    config.root = 32;
+    config.widths = {128, 256};
+  } else {
+    config = bit_variant(variant);
+  }
+  const int64_t side = variant == "tiny" ? 32 : 224;
+  TunedModel model;
+  model.backbone = std::make_unique<BitResnet>(config, BitResnet::random_weights(config, 1),
+                                               BitResnet::Options{.image_size = {side, side}});
+  model.backbone_trainable = trainable;
+  model.head = make_head({.init = HeadInit::zero}, config.widths.back(), 100, 2);
+  model.to(at::kCPU, precision);
+  return model;
+}
+
 /// Features without a graph, or a whole training step with AdamW.
-void BM_Model(benchmark::State& state, bool training, const std::string& variant, int64_t batch,
-              bool adapter, Precision precision) {
-  TunedModel model = random_model(variant, adapter, precision);
+void BM_Model(benchmark::State& state, bool training, int64_t batch, TunedModel model) {
   const auto size = model.backbone->image_size();
   at::Tensor images = at::randn({batch, 3, size[0], size[1]});
   at::Tensor labels = at::randint(100, {batch}, at::kLong);
@@ -164,7 +183,7 @@ void add_models(const std::string& variant) {
             });
         add("model/" + std::string(backward ? "step" : "inference") + end,
             [=](benchmark::State& state) {
-              BM_Model(state, backward, variant, 16, adapter, precision);
+              BM_Model(state, backward, 16, random_model(variant, adapter, precision));
             });
       }
   add("load_checkpoint/" + variant,
@@ -181,6 +200,14 @@ const int registered = [] {
                          "/batch:" + std::to_string(batch) + "/h:" + std::to_string(width),
                      {.dim = dim, .grid = grid, .batch = batch, .width = width});
   for (const char* variant : {"tiny", "vit_small_patch16", "vit_base_patch16"}) add_models(variant);
+  for (const char* variant : {"tiny", "resnetv2_50x1_bit"})
+    for (const auto& [training, precision] :
+         {std::pair{true, Precision::f32}, {false, Precision::f32}, {false, Precision::bf16}})
+      add("bit/" + std::string(training ? "step/" : "inference/") + variant + "/batch:8/" +
+              text(precision),
+          [=, training = training, precision = precision](benchmark::State& state) {
+            BM_Model(state, training, 8, random_bit(variant, training, precision));
+          });
   return 0;
 }();
 

@@ -6,9 +6,9 @@
 #include <charconv>
 #include <regex>
 #include <set>
-#include <sstream>
 
 #include "convpass/core/error.h"
+#include "models/tensor_text.h"
 
 namespace convpass {
 namespace {
@@ -18,12 +18,6 @@ constexpr int64_t kDeepest = 1024;  // a stack of blocks longer than this is no 
 bool begins_with_any(const std::string& name, const std::vector<std::string>& beginnings) {
   return std::any_of(beginnings.begin(), beginnings.end(),
                      [&](const std::string& beginning) { return name.starts_with(beginning); });
-}
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::ostringstream out;
-  out << shape;
-  return out.str();
 }
 
 struct SourceTensor {

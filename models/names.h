@@ -129,4 +129,10 @@ struct ConfigFacts {
 /// FileError for a file that is no JSON, or whose values are of a wrong type or unknown.
 ConfigFacts read_config_facts(VitFormat format, const std::filesystem::path& weights);
 
+/// Mean and std as a file of ours keeps them, under this key of its metadata.
+inline constexpr const char* kNormalizationKey = "normalization";
+std::string normalization_text(const Normalization& normalization);
+/// Errors: FileError.
+Normalization normalization_from(const std::string& text, const std::filesystem::path& file);
+
 }  // namespace convpass

@@ -6,41 +6,10 @@
 
 #include "convpass/core/error.h"
 #include "convpass/models/layers.h"
+#include "models/taker.h"
 
 namespace convpass {
 namespace {
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::ostringstream out;
-  out << shape;
-  return out.str();
-}
-
-/// Hands out tensors by name with their shapes checked, and knows at the end what nobody asked for.
-class Taker {
- public:
-  explicit Taker(const TensorMap& map) : map_(map) {}
-
-  at::Tensor take(const std::string& name, std::vector<int64_t> shape) {
-    auto found = map_.tensors.find(name);
-    if (found == map_.tensors.end()) throw Error("backbone: tensor " + name + " is missing");
-    if (found->second.sizes() != at::IntArrayRef(shape))
-      throw Error("backbone: tensor " + name + ": got shape " + shape_text(found->second.sizes()) +
-                  ", wanted " + shape_text(shape));
-    ++taken_;
-    return found->second.to(at::kFloat).contiguous();
-  }
-
-  void expect_all_taken() const {
-    if (taken_ != map_.tensors.size())
-      throw Error("backbone: " + std::to_string(map_.tensors.size() - taken_) +
-                  " tensors of the checkpoint have no place in this architecture");
-  }
-
- private:
-  const TensorMap& map_;
-  size_t taken_ = 0;
-};
 
 at::Tensor activate(const at::Tensor& hidden, Activation activation) {
   switch (activation) {
@@ -205,6 +174,20 @@ Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& optio
 TokenLayout Vit::layout() const {
   return {config_.prefix(), options_.image_size[0] / config_.patch,
           options_.image_size[1] / config_.patch};
+}
+
+int64_t Vit::step_values(const Adapter* adapter, bool trainable) const {
+  // What a block holds of each token, in multiples of its width: query, key, value and attention
+  // output 4, LayerNorm inputs 2, GELU input 4; with trainable weights also the inputs of the four
+  // dense layers 2 + 4.
+  const int64_t values = layout().tokens() * config_.width;
+  if (trainable) return 16 * values * config_.depth;
+  if (adapter == nullptr) return 10 * values;
+  int64_t lowest = 0;
+  while (lowest < config_.depth && !adapter->acts(lowest, Site::attn) &&
+         !adapter->acts(lowest, Site::mlp))
+    ++lowest;
+  return 10 * values * (config_.depth - lowest);
 }
 
 at::Tensor Vit::embed(const at::Tensor& images) const {

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <sstream>
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
 #include "convpass/core/json.h"
 #include "models/names.h"
+#include "models/tensor_text.h"
 
 namespace convpass {
 namespace {
@@ -22,7 +22,6 @@ constexpr Normalization kClip{{0.48145466, 0.4578275, 0.40821073},
 
 constexpr int64_t kDeepest = 1024;
 constexpr const char* kConfigKey = "vit_config";
-constexpr const char* kNormalizationKey = "normalization";
 
 /// What each format leaves unsaid.
 struct FormatDefaults {
@@ -74,51 +73,9 @@ const NameTable& table_of(VitFormat format) {
   TORCH_CHECK(false, "unknown format");
 }
 
-std::string shape_text(at::IntArrayRef shape) {
-  std::ostringstream out;
-  out << shape;
-  return out.str();
-}
-
-/// "12 tensors: a, b, c, d, e, ..."
-std::string count_and_names(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 5;
-  std::string text =
-      std::to_string(names.size()) + (names.size() == 1 ? " tensor: " : " tensors: ");
-  for (size_t i = 0; i < std::min(names.size(), kShown); ++i)
-    text += (i == 0 ? "" : ", ") + names[i];
-  return text + (names.size() > kShown ? ", ..." : "");
-}
-
 int64_t square_root(int64_t n) {
   const auto root = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(n))));
   return root > 0 && root * root == n ? root : 0;
-}
-
-struct StoredNormalization {
-  std::vector<double> mean, std;
-};
-void fields(FieldVisitor& visitor, StoredNormalization& stored) {
-  visitor.field("mean", stored.mean, "mean of each channel, for pixels in [0, 1]");
-  visitor.field("std", stored.std, "standard deviation of each channel", above(0));
-}
-
-std::string normalization_text(const Normalization& normalization) {
-  return write_json_fields(
-      StoredNormalization{{normalization.mean.begin(), normalization.mean.end()},
-                          {normalization.std.begin(), normalization.std.end()}});
-}
-
-Normalization normalization_from(const std::string& text, const std::filesystem::path& file) {
-  StoredNormalization stored;
-  read_json_fields(text, stored, file);
-  if (stored.mean.size() != 3 || stored.std.size() != 3)
-    throw FileError(file, std::string("metadata ") + kNormalizationKey +
-                              ": wanted three means and three deviations");
-  Normalization normalization;
-  std::copy(stored.mean.begin(), stored.mean.end(), normalization.mean.begin());
-  std::copy(stored.std.begin(), stored.std.end(), normalization.std.begin());
-  return normalization;
 }
 
 /// Reads one checkpoint; the members are what the steps share.

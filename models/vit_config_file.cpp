@@ -7,6 +7,7 @@
 #include "convpass/core/file.h"
 #include "convpass/core/json.h"
 #include "models/names.h"
+#include "models/names_bit.h"
 
 namespace convpass {
 namespace {
@@ -221,6 +222,37 @@ ConfigFacts read_config_facts(VitFormat format, const std::filesystem::path& wei
     case VitFormat::google_npz:
       break;  // such files stand alone
   }
+  return facts;
+}
+
+BitFacts read_bit_facts(BitFormat format, const std::filesystem::path& weights) {
+  BitFacts facts;
+  const std::filesystem::path folder = weights.parent_path();
+  const std::filesystem::path file = folder / "config.json";
+  const auto json = read_object(file);
+  if (format != BitFormat::hf_bit) {
+    if (!json) return facts;
+    const Object root(*json, file, "");
+    if (auto arguments = root.part("model_args")) facts.groups = arguments->integer("num_groups");
+    if (auto pretrained = root.part("pretrained_cfg"))
+      facts.normalization = pretrained->normalization("mean", "std");
+    return facts;
+  }
+  if (json) {
+    const Object root(*json, file, "");
+    facts.groups = root.integer("num_groups");
+    // Other networks of the same names.
+    if (root.text("layer_type").value_or("preactivation") != "preactivation")
+      root.fail("layer_type", "\"preactivation\"");
+    if (root.text("global_padding")) root.fail("global_padding", "null");
+    if (root.flag("embedding_dynamic_padding")) root.fail("embedding_dynamic_padding", "false");
+    if (root.text("hidden_act").value_or("relu") != "relu") root.fail("hidden_act", "\"relu\"");
+    if (root.integer("output_stride").value_or(32) < 32) root.fail("output_stride", "32");
+  }
+  const std::filesystem::path preprocessor = folder / "preprocessor_config.json";
+  if (const auto preprocessing = read_object(preprocessor))
+    facts.normalization =
+        Object(*preprocessing, preprocessor, "").normalization("image_mean", "image_std");
   return facts;
 }
 

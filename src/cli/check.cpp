@@ -46,23 +46,13 @@ DataReport report_data(const Recipe& recipe) {
   return report;
 }
 
-/// Bytes that one step holds for the backward pass: what a block keeps of each token, in multiples
-/// of its width. Rough: it counts the large tensors of a plain ViT block (query, key, value and
-/// attention output 4, LayerNorm inputs 2, GELU input 4; with trainable weights also the inputs of
-/// the four dense layers 2 + 4) and nothing of the allocator.
+/// Bytes that one step holds for the backward pass; rough, and nothing of the allocator.
 double activation_bytes(const Recipe& recipe, const TunedModel& model) {
-  const Backbone& backbone = *model.backbone;
   double element = recipe.train.precision == Precision::bf16 ? 2 : 4;
-  double token = static_cast<double>(backbone.feature_dim()) * element;
-  double tokens = static_cast<double>(recipe.train.batch_size * backbone.layout().tokens());
-  if (model.backbone_trainable) return 16 * token * tokens * static_cast<double>(backbone.depth());
-  if (!model.adapter) return 10 * token * tokens;
-  int64_t lowest = 0;
-  while (lowest < backbone.depth() && !model.adapter->acts(lowest, Site::attn) &&
-         !model.adapter->acts(lowest, Site::mlp)) {
-    ++lowest;
-  }
-  return 10 * token * tokens * static_cast<double>(backbone.depth() - lowest);
+  auto images = static_cast<double>(recipe.train.batch_size);
+  return element * images *
+         static_cast<double>(
+             model.backbone->step_values(model.adapter.get(), model.backbone_trainable));
 }
 
 void report_model(const Recipe& recipe, const TunedModel& model) {

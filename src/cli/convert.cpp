@@ -5,6 +5,7 @@
 #include "convpass/adapters/adapter_file.h"
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
+#include "convpass/models/bit_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/build.h"
 #include "src/cli/commands.h"
@@ -16,9 +17,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr VitFormat kFormats[] = {VitFormat::timm,    VitFormat::google_npz, VitFormat::hf_vit,
-                                  VitFormat::hf_deit, VitFormat::hf_dinov2,  VitFormat::dinov2,
-                                  VitFormat::clip,    VitFormat::hf_clip};
+constexpr VitFormat kVitFormats[] = {VitFormat::timm,    VitFormat::google_npz, VitFormat::hf_vit,
+                                     VitFormat::hf_deit, VitFormat::hf_dinov2,  VitFormat::dinov2,
+                                     VitFormat::clip,    VitFormat::hf_clip};
+constexpr BitFormat kBitFormats[] = {BitFormat::timm, BitFormat::big_transfer_npz,
+                                     BitFormat::big_vision_npz, BitFormat::big_transfer,
+                                     BitFormat::hf_bit};
 
 bool is_pytorch_name(const fs::path& file) {
   return file.extension() == ".pt" || file.extension() == ".pth" || file.extension() == ".bin";
@@ -125,27 +129,35 @@ void to_official(const fs::path& in, const fs::path& out) {
   save_pytorch(out, file.weights);
 }
 
+/// The format that --to names, of those in `known`.
+template <class Format>
+Format wanted_format(const std::string& to, std::optional<Format> named,
+                     const std::vector<std::string>& known) {
+  if (named) return *named;
+  std::string wanted;
+  for (const std::string& name : known) wanted += (wanted.empty() ? "" : ", ") + name;
+  throw UsageError("convert: --to: got " + json_quote(to) + ", wanted one of " + wanted +
+                   did_you_mean(to, known));
+}
+
 void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const fs::path& in,
                         const fs::path& out) {
-  std::string to = arguments.value("--to").value_or("timm");
-  std::optional<VitFormat> format = vit_format_named(to);
-  if (!format) {
-    std::vector<std::string> known;
-    std::string wanted;
-    for (VitFormat each : kFormats) {
-      known.emplace_back(vit_format_name(each));
-      wanted += (wanted.empty() ? "" : ", ") + known.back();
-    }
-    throw UsageError("convert: --to: got " + json_quote(to) + ", wanted one of " + wanted +
-                     did_you_mean(to, known));
-  }
   if (out.extension() == ".npz") {
     throw UsageError(
         "convert: npz files are read but not written, wanted an output ending in "
         ".safetensors, .pt, .pth or .bin");
   }
-  TensorMap converted = vit_checkpoint_as(vit_checkpoint_from(map, in), *format);
-  save(out, converted);
+  std::string to = arguments.value("--to").value_or("timm");
+  std::vector<std::string> known;
+  if (is_bit_checkpoint(map)) {
+    for (BitFormat each : kBitFormats) known.emplace_back(bit_format_name(each));
+    BitFormat format = wanted_format(to, bit_format_named(to), known);
+    save(out, bit_checkpoint_as(bit_checkpoint_from(map, in), format));
+  } else {
+    for (VitFormat each : kVitFormats) known.emplace_back(vit_format_name(each));
+    VitFormat format = wanted_format(to, vit_format_named(to), known);
+    save(out, vit_checkpoint_as(vit_checkpoint_from(map, in), format));
+  }
 }
 
 int run_convert(const Arguments& arguments) {
@@ -171,12 +183,15 @@ const Command& convert_command() {
       .synopsis = "IN OUT [--to FORMAT] [--backbone FILE --scale S]",
       .summary = "Converts between checkpoint and adapter formats.",
       .details =
-          "A ViT checkpoint is renamed to FORMAT. An adapter.safetensors becomes the .pt that the "
+          "A ViT or BiT checkpoint is renamed to FORMAT. An adapter.safetensors becomes the .pt "
+          "that the "
           "official\nConvpass code loads, and the other way round; that direction needs --backbone "
           "and "
           "--scale, which\nthe official file does not tell, and assumes ImageNet's mean and std.",
       .options = {{"--to", "FORMAT",
-                   "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip"},
+                   "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip; "
+                   "of a BiT: "
+                   "timm, big-transfer-npz, big-vision-npz, big-transfer, hf-bit"},
                   {"--backbone", "FILE", "the weights that official bypasses were trained on"},
                   {"--scale", "S", "their constant factor"},
                   {"--size", "N", "their image size (224)"},

@@ -5,7 +5,7 @@
 #include "convpass/adapters/adapter_file.h"
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
-#include "convpass/models/vit_checkpoint.h"
+#include "convpass/models/backbone_checkpoint.h"
 #include "src/cli/commands.h"
 #include "src/cli/official_convpass.h"
 #include "src/cli/output.h"
@@ -31,11 +31,14 @@ void describe_adapter(const fs::path& file, Json& out) {
   out["classes"] = adapter.classes.size();
 }
 
-void describe_vit(const VitCheckpoint& checkpoint, Json& out) {
-  out["what"] = "vit checkpoint";
-  out["naming"] = vit_format_name(checkpoint.format);
-  out["architecture"] = vit_name(checkpoint.config);
-  out["config"] = Json::parse(write_json_fields(checkpoint.config));
+/// "vit checkpoint", "bit checkpoint": the kind that the configuration begins with.
+void describe_backbone(const BackboneCheckpoint& checkpoint, Json& out) {
+  Json config = Json::parse(write_json_fields(checkpoint.architecture));
+  out["what"] = config["kind"].get<std::string>() + " checkpoint";
+  config.erase("kind");
+  out["naming"] = checkpoint.format;
+  out["architecture"] = backbone_name(checkpoint.architecture);
+  out["config"] = std::move(config);
   out["backbone_hash"] = checkpoint.hash;
   out["normalization"] = {{"mean", checkpoint.normalization.mean},
                           {"std", checkpoint.normalization.std},
@@ -55,10 +58,10 @@ void describe_content(const fs::path& file, const TensorMap& map, Json& out) {
     return;
   }
   try {
-    describe_vit(vit_checkpoint_from(map, file), out);
+    describe_backbone(backbone_checkpoint_from(map, file), out);
   } catch (const Error& error) {
     out["what"] = "tensors";
-    out["why_not_vit"] = error.what();
+    out["why_no_backbone"] = error.what();
   }
 }
 

@@ -2,36 +2,29 @@
 
 #include <ATen/ATen.h>
 
-#include <sstream>
-
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/core/rng.h"
 #include "convpass/data/pipeline.h"
-#include "convpass/models/vit_checkpoint.h"
+#include "convpass/models/backbone_checkpoint.h"
 #include "convpass/train/progress.h"
 
 namespace convpass {
 namespace {
 
-/// Whether a checkpoint is of the architecture that a variant names; the resolution may differ.
-bool same_architecture(const VitConfig& a, const VitConfig& b) {
-  return a.width == b.width && a.depth == b.depth && a.heads == b.heads && a.hidden == b.hidden &&
-         a.patch == b.patch && a.registers == b.registers &&
-         a.distillation_token == b.distillation_token;
-}
+/// The size of images whose stored positions a ViT has; nothing in a BiT is of any one size.
+struct OwnImageSize {
+  std::array<int64_t, 2> operator()(const VitConfig& vit) const {
+    return {vit.grid_height * vit.patch, vit.grid_width * vit.patch};
+  }
+  std::array<int64_t, 2> operator()(const BitConfig&) const { return {224, 224}; }
+};
 
-std::string architecture_text(const VitConfig& c) {
-  std::ostringstream out;
-  out << vit_name(c) << " (width " << c.width << ", depth " << c.depth << ", heads " << c.heads
-      << ", MLP " << c.hidden << ", patch " << c.patch << ", registers " << c.registers << ")";
-  return out.str();
-}
-
-std::array<int64_t, 2> image_size(const BackboneConfig& config, const VitConfig& vit) {
+std::array<int64_t, 2> image_size(const BackboneConfig& config,
+                                  const BackboneArchitecture& architecture) {
   switch (config.image_size.size()) {
     case 0:
-      return {vit.grid_height * vit.patch, vit.grid_width * vit.patch};
+      return std::visit(OwnImageSize{}, architecture);
     case 1:
       return {config.image_size[0], config.image_size[0]};
     default:
@@ -56,34 +49,40 @@ uint64_t init_key(const Recipe& recipe, InitIndex part) {
   return random_key(static_cast<uint64_t>(recipe.train.seed), 0, part, Purpose::init);
 }
 
-VitConfig named_variant(const Recipe& recipe) {
+BackboneArchitecture named_variant(const Recipe& recipe) {
   try {
-    return vit_variant(recipe.backbone.variant);
+    return backbone_variant(recipe.backbone.variant);
   } catch (const Error& error) {
     throw RecipeError(recipe.file, "/backbone/variant", error.what());
   }
 }
 
 /// The image size of the recipe, else the checkpoint's own.
-std::array<int64_t, 2> checked_image_size(const Recipe& recipe, const VitConfig& vit) {
+std::array<int64_t, 2> checked_image_size(const Recipe& recipe,
+                                          const BackboneArchitecture& architecture) {
   constexpr int64_t kMaxSide = 4096;  // beyond it the position embedding alone fills the memory
-  const auto size = image_size(recipe.backbone, vit);
+  const auto* vit = std::get_if<VitConfig>(&architecture);
+  const auto size = image_size(recipe.backbone, architecture);
   for (int64_t side : size) {
     if (side > kMaxSide)
       throw RecipeError(
           recipe.file, "/backbone/image_size",
           "got " + std::to_string(side) + ", wanted at most " + std::to_string(kMaxSide));
-    if (side % vit.patch != 0)
+    if (vit && side % vit->patch != 0)
       throw RecipeError(recipe.file, "/backbone/image_size",
                         "got " + std::to_string(side) + ", wanted a multiple of the patch size " +
-                            std::to_string(vit.patch));
+                            std::to_string(vit->patch));
   }
   return size;
 }
 
-void check_blocks(const Recipe& recipe, const Backbone& backbone) {
+void check_adapter(const Recipe& recipe, const Backbone& backbone) {
   const auto* config = std::get_if<ConvpassConfig>(&recipe.adapter);
   if (!config) return;
+  if (backbone.depth() == 0)
+    throw RecipeError(recipe.file, "/adapter/type",
+                      "got \"convpass\", wanted \"none\": " + backbone.describe() +
+                          " has no blocks of tokens beside which a bypass could stand");
   for (size_t i = 0; i < config->blocks.size(); ++i)
     if (config->blocks[i] >= backbone.depth())
       throw RecipeError(recipe.file, "/adapter/blocks/" + std::to_string(i),
@@ -91,48 +90,100 @@ void check_blocks(const Recipe& recipe, const Backbone& backbone) {
                             std::to_string(backbone.depth() - 1));
 }
 
+/// Random weights of a variant; a ViT's positions are those of the recipe's image size.
+struct RandomWeights {
+  const Recipe& recipe;
+
+  TensorMap operator()(VitConfig& vit) const {
+    const auto size = checked_image_size(recipe, vit);
+    vit.grid_height = size[0] / vit.patch;
+    vit.grid_width = size[1] / vit.patch;
+    return Vit::random_weights(vit, init_key(recipe, kBackboneInit));
+  }
+  TensorMap operator()(BitConfig& bit) const {
+    return BitResnet::random_weights(bit, init_key(recipe, kBackboneInit));
+  }
+};
+
+/// The network that the weights belong to.
+struct MakeBackbone {
+  const Recipe& recipe;
+  const TensorMap& weights;
+
+  std::unique_ptr<Backbone> operator()(const VitConfig& vit) const {
+    const BackboneConfig& config = recipe.backbone;
+    return std::make_unique<Vit>(vit, weights,
+                                 Vit::Options{.image_size = checked_image_size(recipe, vit),
+                                              .pool = config.pool,
+                                              .drop_path = config.drop_path});
+  }
+  std::unique_ptr<Backbone> operator()(const BitConfig& bit) const {
+    const std::string network = bit_name(bit);
+    if (recipe.backbone.pool == Pool::cls)
+      throw RecipeError(
+          recipe.file, "/backbone/pool",
+          "got \"cls\", wanted \"auto\" or \"mean\": " + network + " has no class token");
+    if (recipe.backbone.drop_path > 0)
+      throw RecipeError(recipe.file, "/backbone/drop_path",
+                        "got more than 0, wanted 0: " + network + " has no stochastic depth");
+    return std::make_unique<BitResnet>(
+        bit, weights, BitResnet::Options{.image_size = checked_image_size(recipe, bit)});
+  }
+};
+
+/// What resized the positions of a ViT.
+struct PositionResizeName {
+  std::string operator()(const VitConfig& vit) const {
+    return position_resize_name(vit.position_resize);
+  }
+  std::string operator()(const BitConfig&) const { return "none"; }
+};
+
+BackboneCheckpoint load_or_draw(const Recipe& recipe) {
+  const BackboneConfig& config = recipe.backbone;
+  if (config.weights.empty()) {
+    BackboneCheckpoint checkpoint;
+    checkpoint.format = "random";
+    checkpoint.architecture = named_variant(recipe);
+    checkpoint.backbone = std::visit(RandomWeights{recipe}, checkpoint.architecture);
+    return checkpoint;
+  }
+  BackboneCheckpoint checkpoint = load_backbone_checkpoint(config.weights);
+  if (config.variant == "auto") return checkpoint;
+  const BackboneArchitecture wanted = named_variant(recipe);
+  if (!same_architecture(wanted, checkpoint.architecture))
+    throw RecipeError(recipe.file, "/backbone/variant",
+                      "got " + architecture_text(checkpoint.architecture) + " in " +
+                          config.weights.string() + ", wanted " + architecture_text(wanted));
+  return checkpoint;
+}
+
 /// Loads or draws the backbone. `known` is what an adapter file says of its architecture: weights
 /// do not tell heads, eps, activation and position resizing, and the file beside them may be
 /// another one.
 void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& model) {
-  const BackboneConfig& config = recipe.backbone;
-  VitCheckpoint checkpoint;
-  if (config.weights.empty()) {
-    checkpoint.config = named_variant(recipe);
-    const auto size = checked_image_size(recipe, checkpoint.config);
-    checkpoint.config.grid_height = size[0] / checkpoint.config.patch;
-    checkpoint.config.grid_width = size[1] / checkpoint.config.patch;
-    checkpoint.backbone = Vit::random_weights(checkpoint.config, init_key(recipe, kBackboneInit));
-    model.identity.format = "random";
-  } else {
-    checkpoint = load_vit_checkpoint(config.weights);
-    model.identity.format = vit_format_name(checkpoint.format);
-    if (config.variant != "auto") {
-      const VitConfig wanted = named_variant(recipe);
-      if (!same_architecture(wanted, checkpoint.config))
-        throw RecipeError(recipe.file, "/backbone/variant",
-                          "got " + architecture_text(checkpoint.config) + " in " +
-                              config.weights.string() + ", wanted " + architecture_text(wanted));
-    }
+  BackboneCheckpoint checkpoint = load_or_draw(recipe);
+  if (known != nullptr && known->backbone.hash == checkpoint.hash) {
+    const size_t kind = checkpoint.architecture.index();
+    read_json_fields(known->backbone.architecture, checkpoint.architecture, recipe.file);
+    if (checkpoint.architecture.index() != kind)
+      throw FileError(recipe.file, "its architecture is of another kind than its weights");
   }
-  if (known != nullptr && known->backbone.hash == checkpoint.hash)
-    read_json_fields(known->backbone.architecture, checkpoint.config, recipe.file);
-  const auto size = checked_image_size(recipe, checkpoint.config);
-  model.identity.architecture = write_json_fields(checkpoint.config);
-  model.identity.name = vit_name(checkpoint.config);
+  const BackboneArchitecture& architecture = checkpoint.architecture;
+  model.identity.format = checkpoint.format;
+  model.identity.architecture = write_json_fields(architecture);
+  model.identity.name = backbone_name(architecture);
   model.identity.hash = checkpoint.hash;
-  model.identity.position_resize = position_resize_name(checkpoint.config.position_resize);
+  model.identity.position_resize = std::visit(PositionResizeName{}, architecture);
   model.identity.normalization = checkpoint.normalization;
-  model.backbone_trainable = config.trainable;
-  model.backbone = std::make_unique<Vit>(
-      checkpoint.config, checkpoint.backbone,
-      Vit::Options{.image_size = size, .pool = config.pool, .drop_path = config.drop_path});
+  model.backbone_trainable = recipe.backbone.trainable;
+  model.backbone = std::visit(MakeBackbone{recipe, checkpoint.backbone}, architecture);
 }
 
 TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known) {
   TunedModel model;
   build_backbone(recipe, known, model);
-  check_blocks(recipe, *model.backbone);
+  check_adapter(recipe, *model.backbone);
   model.adapter = make_adapter(recipe.adapter, *model.backbone, init_key(recipe, kAdapterInit));
   model.head =
       make_head(recipe.head, model.backbone->feature_dim(), classes, init_key(recipe, kHeadInit));

@@ -14,11 +14,13 @@ void fields(FieldVisitor& visitor, BackboneConfig& config) {
   visitor.field(
       "weights", config.weights,
       "checkpoint file (safetensors, npz, PyTorch); empty: random weights, for `bench` alone");
-  visitor.field("variant", config.variant,
-                "architecture such as \"vit_base_patch16\"; \"auto\" reads it off the weights");
+  visitor.field(
+      "variant", config.variant,
+      "architecture such as \"vit_base_patch16\" or \"resnetv2_50x1_bit\"; \"auto\" reads "
+      "it off the weights");
   visitor.list_or_word("image_size", config.image_size, "auto",
                        "pixels: height and width, or one number for a square; \"auto\": the "
-                       "checkpoint's own. A multiple of the patch size",
+                       "checkpoint's own. A multiple of a ViT's patch size, any for a BiT",
                        at_least(1));
   visitor.choice(
       "pool", config.pool, {"auto", "cls", "mean"},

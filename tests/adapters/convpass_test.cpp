@@ -6,24 +6,20 @@
 namespace convpass {
 namespace {
 
-/// One block of width 32 with any token layout: what a module reference file needs.
+/// One block of width 32: what a module reference file needs.
 class OneBlock final : public Backbone {
  public:
-  explicit OneBlock(TokenLayout layout) : layout_(layout) {}
   at::Tensor forward(const at::Tensor& images, const Adapter*, const Pass&) const override {
     return images;
   }
   int64_t feature_dim() const override { return 32; }
   int64_t depth() const override { return 1; }
-  TokenLayout layout() const override { return layout_; }
+  int64_t step_values(const Adapter*, bool) const override { return 0; }
   std::array<int64_t, 2> image_size() const override { return {16, 16}; }
   NamedTensors parameters() const override { return {}; }
   void to(c10::Device, Precision) override {}
   void set_trainable(bool) override {}
   std::string describe() const override { return "one block"; }
-
- private:
-  TokenLayout layout_;
 };
 
 class ConvpassModule : public ::testing::TestWithParam<const char*> {};
@@ -39,7 +35,7 @@ TEST_P(ConvpassModule, ForwardAndGradientsEqualTheOfficialFormula) {
   config.width = static_cast<int64_t>(number("width"));
   config.scale = number("scale");
   config.sites = {"attn"};
-  Convpass adapter(config, OneBlock(layout), 1);
+  Convpass adapter(config, OneBlock(), 1);
   adapter.to(at::kCPU);
   const std::string start = "blocks.0.adapter_attn.";
   {
@@ -132,7 +128,7 @@ TEST(Convpass, BlocksRestrictsItAndNoGraphIsBuiltBelow) {
 }
 
 TEST(Convpass, RefusesBlocksAndSitesThatDoNotExist) {
-  OneBlock backbone({1, 4, 4});
+  OneBlock backbone;
   auto text = [&](ConvpassConfig config) -> std::string {
     try {
       Convpass(config, backbone, 1);
@@ -167,7 +163,7 @@ TEST(Convpass, DropoutIsAFunctionOfThePassAndOffInEvaluation) {
 }
 
 TEST(Convpass, SeedDecidesTheInitialValues) {
-  OneBlock backbone({1, 4, 4});
+  OneBlock backbone;
   ConvpassConfig config;
   config.conv_init = ConvInit::xavier;
   auto first = [&](uint64_t seed) {

@@ -69,17 +69,22 @@ class Backbone {
  public:
   virtual ~Backbone() = default;
   /// images `[B, 3, H, W]`, normalised, of exactly the size the backbone was built for, any float
-  /// type. Returns features `[B, feature_dim]` in the backbone's precision.
+  /// type. The adapter may be null, and must be where depth() is 0. Returns features `[B,
+  /// feature_dim]` in the backbone's precision.
   virtual at::Tensor forward(const at::Tensor& images, const Adapter* adapter,
                              const Pass& pass) const = 0;
   virtual int64_t feature_dim() const = 0;
-  virtual int64_t depth() const = 0;  ///< number of blocks
-  virtual TokenLayout layout() const = 0;
+  /// Number of blocks beside which an adapter can stand; 0 for a network without tokens.
+  virtual int64_t depth() const = 0;
+  /// Roughly how many values of one image a training step holds at its fullest: all that the
+  /// backward pass reads where something trains within, else those of the widest layer.
+  virtual int64_t step_values(const Adapter* adapter, bool trainable) const = 0;
   virtual std::array<int64_t, 2> image_size() const = 0;  ///< height, width
-  virtual NamedTensors parameters() const = 0;            ///< timm's names
+  virtual NamedTensors parameters() const = 0;            ///< as held now; timm's names
   /// Moves weights; with f32 -> bf16 the frozen weights are held once, in bf16.
   virtual void to(c10::Device device, Precision precision) = 0;
-  /// Makes every weight trainable (full fine-tuning); such a backbone stays in f32.
+  /// Makes every weight trainable (full fine-tuning); such a backbone stays in f32. Or freezes it,
+  /// after which a network may hold its weights in another form, for good.
   virtual void set_trainable(bool trainable) = 0;
   /// One line for people: "vit_small_patch14, 98x98, positions resized by ...".
   virtual std::string describe() const = 0;

@@ -84,7 +84,8 @@ class Vit final : public Backbone {
 
   int64_t feature_dim() const override { return config_.width; }
   int64_t depth() const override { return config_.depth; }
-  TokenLayout layout() const override;
+  int64_t step_values(const Adapter* adapter, bool trainable) const override;
+  TokenLayout layout() const;
   std::array<int64_t, 2> image_size() const override { return options_.image_size; }
   NamedTensors parameters() const override;
   void to(c10::Device device, Precision precision) override;

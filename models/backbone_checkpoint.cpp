@@ -1,0 +1,104 @@
+#include "convpass/models/backbone_checkpoint.h"
+
+#include <sstream>
+
+#include "convpass/core/fields.h"
+#include "convpass/models/bit_checkpoint.h"
+#include "convpass/models/vit_checkpoint.h"
+
+namespace convpass {
+namespace {
+
+template <class Checkpoint>
+BackboneCheckpoint of_any_kind(Checkpoint checkpoint, std::string_view format) {
+  return {.format = std::string(format),
+          .architecture = std::move(checkpoint.config),
+          .backbone = std::move(checkpoint.backbone),
+          .head = std::move(checkpoint.head),
+          .normalization = checkpoint.normalization,
+          .hash = std::move(checkpoint.hash)};
+}
+
+struct Namer {
+  std::string operator()(const VitConfig& config) const { return vit_name(config); }
+  std::string operator()(const BitConfig& config) const { return bit_name(config); }
+};
+
+std::string list_text(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (int64_t number : numbers) text += (text.empty() ? "" : "-") + std::to_string(number);
+  return text;
+}
+
+struct Describer {
+  std::ostringstream& out;
+  void operator()(const VitConfig& c) const {
+    out << " (width " << c.width << ", depth " << c.depth << ", heads " << c.heads << ", MLP "
+        << c.hidden << ", patch " << c.patch << ", registers " << c.registers << ")";
+  }
+  void operator()(const BitConfig& c) const {
+    out << " (units " << list_text(c.units) << ", widths " << list_text(c.widths) << ", root "
+        << c.root << ", groups " << c.groups << ")";
+  }
+};
+
+struct Comparer {
+  bool operator()(const VitConfig& a, const VitConfig& b) const {
+    return a.width == b.width && a.depth == b.depth && a.heads == b.heads && a.hidden == b.hidden &&
+           a.patch == b.patch && a.registers == b.registers &&
+           a.distillation_token == b.distillation_token;
+  }
+  bool operator()(const BitConfig& a, const BitConfig& b) const {
+    return a.units == b.units && a.widths == b.widths && a.root == b.root && a.groups == b.groups;
+  }
+  template <class A, class B>
+  bool operator()(const A&, const B&) const {
+    return false;
+  }
+};
+
+}  // namespace
+
+void fields(FieldVisitor& visitor, BackboneArchitecture& architecture) {
+  visitor.variant("kind", architecture, {"vit", "bit"}, "which network it is");
+}
+
+BackboneCheckpoint load_backbone_checkpoint(const std::filesystem::path& file) {
+  return backbone_checkpoint_from(load_tensors(file), file);
+}
+
+BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
+                                            const std::filesystem::path& file) {
+  if (is_bit_checkpoint(tensors)) {
+    BitCheckpoint bit = bit_checkpoint_from(tensors, file);
+    const std::string_view format = bit_format_name(bit.format);
+    return of_any_kind(std::move(bit), format);
+  }
+  VitCheckpoint vit = vit_checkpoint_from(tensors, file);
+  const std::string_view format = vit_format_name(vit.format);
+  return of_any_kind(std::move(vit), format);
+}
+
+BackboneArchitecture backbone_variant(const std::string& name) {
+  // No name of a ViT begins so.
+  for (const char* start : {"resnet", "R", "r", "bit", "BiT"})
+    if (name.starts_with(start)) return bit_variant(name);
+  return vit_variant(name);
+}
+
+std::string backbone_name(const BackboneArchitecture& architecture) {
+  return std::visit(Namer{}, architecture);
+}
+
+std::string architecture_text(const BackboneArchitecture& architecture) {
+  std::ostringstream out;
+  out << backbone_name(architecture);
+  std::visit(Describer{out}, architecture);
+  return out.str();
+}
+
+bool same_architecture(const BackboneArchitecture& a, const BackboneArchitecture& b) {
+  return std::visit(Comparer{}, a, b);
+}
+
+}  // namespace convpass
