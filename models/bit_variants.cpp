@@ -1,6 +1,7 @@
 // Names of BiT ResNets, the field list of their configuration and the shapes of their tensors.
-#include <numeric>
+#include <optional>
 #include <regex>
+#include <sstream>
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
@@ -35,6 +36,28 @@ std::string joined(const std::vector<int64_t>& numbers) {
   std::string text;
   for (int64_t number : numbers) text += (text.empty() ? "" : "-") + std::to_string(number);
   return text;
+}
+
+std::vector<int64_t> numbers_in(const std::string& text) {
+  std::vector<int64_t> numbers;
+  std::istringstream in(text);
+  for (std::string number; std::getline(in, number, '-');) numbers.push_back(std::stoll(number));
+  return numbers;
+}
+
+/// The form in which bit_name writes a network without a name of its own.
+std::optional<BitConfig> spelt_out(const std::string& name) {
+  static const std::regex pattern(
+      "bit root ([0-9]{1,7}) widths ([0-9]{1,7}(?:-[0-9]{1,7})*) units "
+      "([0-9]{1,7}(?:-[0-9]{1,7})*)");
+  std::smatch match;
+  if (!std::regex_match(name, match, pattern)) return std::nullopt;
+  BitConfig config;
+  config.root = std::stoll(match[1]);
+  config.widths = numbers_in(match[2]);
+  config.units = numbers_in(match[3]);
+  check(config);
+  return config;
 }
 
 }  // namespace
@@ -84,6 +107,7 @@ void check(const BitConfig& config) {
 }
 
 BitConfig bit_variant(const std::string& name) {
+  if (const std::optional<BitConfig> config = spelt_out(name)) return *config;
   // timm's tag ("resnetv2_50x1_bit.goog_in21k") says which weights, not which model.
   const std::string model = name.substr(0, name.find('.'));
   static const std::regex pattern("(?:resnetv2_([0-9]+)x([1-9])_bit|R([0-9]+)x([1-9]))");
@@ -95,8 +119,10 @@ BitConfig bit_variant(const std::string& name) {
   std::vector<std::string> known;
   for (const Depth& depth : kDepths)
     for (int64_t factor : {1, 2, 3, 4}) known.push_back(spell(depth, factor));
-  throw Error("backbone variant \"" + name + "\" is not known" + did_you_mean(model, known) +
-              "; wanted resnetv2_LAYERSxFACTOR_bit or RLAYERSxFACTOR with 50, 101 or 152 layers");
+  throw Error(
+      "backbone variant \"" + name + "\" is not known" + did_you_mean(model, known) +
+      "; wanted resnetv2_LAYERSxFACTOR_bit or RLAYERSxFACTOR with 50, 101 or 152 layers, or any "
+      "size as \"bit root 32 widths 128-256 units 1-1\"");
 }
 
 std::string bit_name(const BitConfig& config) {

@@ -22,8 +22,8 @@ fs::path find_adapter(const fs::path& given) {
 }
 
 /// What to say when it is unclear where the backbone's weights are.
-[[noreturn]] void ask_for_backbone(const fs::path& adapter, const fs::path& looked_for) {
-  BackboneIdentity backbone = load_adapter(adapter).backbone;
+[[noreturn]] void ask_for_backbone(const fs::path& adapter, const BackboneIdentity& backbone,
+                                   const fs::path& looked_for) {
   throw FileError(adapter, (looked_for.empty() ? "it is not known where its backbone is"
                                                : "its backbone is not at " + looked_for.string()) +
                                ", wanted --backbone FILE with the weights of " + backbone.name +
@@ -51,7 +51,11 @@ Trained find_trained(const fs::path& given, const Arguments& arguments) {
     trained.weights = *weights;
   } else {
     if (trained.recipe) trained.weights = trained.recipe->backbone.weights;
-    if (!fs::exists(trained.weights)) ask_for_backbone(trained.adapter, trained.weights);
+    if (!fs::exists(trained.weights)) {
+      const BackboneIdentity backbone = load_adapter(trained.adapter).backbone;
+      if (backbone.format != BackboneIdentity::kRandom)
+        ask_for_backbone(trained.adapter, backbone, trained.weights);
+    }
   }
   return trained;
 }

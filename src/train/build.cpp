@@ -12,6 +12,8 @@
 namespace convpass {
 namespace {
 
+constexpr const char* kRandom = BackboneIdentity::kRandom;
+
 /// The size of images whose stored positions a ViT has; nothing in a BiT is of any one size.
 struct OwnImageSize {
   std::array<int64_t, 2> operator()(const VitConfig& vit) const {
@@ -139,11 +141,23 @@ struct PositionResizeName {
   std::string operator()(const BitConfig&) const { return "none"; }
 };
 
-BackboneCheckpoint load_or_draw(const Recipe& recipe) {
+/// What began from random weights is whole in the adapter file.
+BackboneCheckpoint from_adapter_file(const AdapterFile& file, const std::filesystem::path& path) {
+  BackboneCheckpoint checkpoint;
+  checkpoint.format = file.backbone.format;
+  read_json_fields(file.backbone.architecture, checkpoint.architecture, path);
+  for (const auto& [name, tensor] : file.weights.tensors)
+    if (name.starts_with("backbone.")) checkpoint.backbone.tensors[name.substr(9)] = tensor;
+  return checkpoint;
+}
+
+BackboneCheckpoint load_or_draw(const Recipe& recipe, const AdapterFile* known) {
   const BackboneConfig& config = recipe.backbone;
+  if (known != nullptr && known->backbone.format == kRandom)
+    return from_adapter_file(*known, recipe.file);
   if (config.weights.empty()) {
     BackboneCheckpoint checkpoint;
-    checkpoint.format = "random";
+    checkpoint.format = kRandom;
     checkpoint.architecture = named_variant(recipe);
     checkpoint.backbone = std::visit(RandomWeights{recipe}, checkpoint.architecture);
     return checkpoint;
@@ -162,7 +176,7 @@ BackboneCheckpoint load_or_draw(const Recipe& recipe) {
 /// do not tell heads, eps, activation and position resizing, and the file beside them may be
 /// another one.
 void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& model) {
-  BackboneCheckpoint checkpoint = load_or_draw(recipe);
+  BackboneCheckpoint checkpoint = load_or_draw(recipe, known);
   if (known != nullptr && known->backbone.hash == checkpoint.hash) {
     const size_t kind = checkpoint.architecture.index();
     read_json_fields(known->backbone.architecture, checkpoint.architecture, recipe.file);

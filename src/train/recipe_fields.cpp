@@ -11,9 +11,10 @@ void fields(FieldVisitor& visitor, AboutConfig& config) {
 }
 
 void fields(FieldVisitor& visitor, BackboneConfig& config) {
-  visitor.field(
-      "weights", config.weights,
-      "checkpoint file (safetensors, npz, PyTorch); empty: random weights, for `bench` alone");
+  visitor.field("weights", config.weights,
+                "checkpoint file (safetensors, npz, PyTorch); empty: random weights of `variant`, "
+                "for `bench` or, "
+                "with trainable, to train from scratch");
   visitor.field(
       "variant", config.variant,
       "architecture such as \"vit_base_patch16\" or \"resnetv2_50x1_bit\"; \"auto\" reads "

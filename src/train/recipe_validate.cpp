@@ -42,8 +42,9 @@ void check_backbone(const Checker& check, const Recipe& recipe, bool needs_weigh
   const BackboneConfig& backbone = recipe.backbone;
   check.length("/backbone/image_size", backbone.image_size.size(), {0, 1, 2},
                "height and width, or one number");
-  check.require(!needs_weights || !backbone.weights.empty(), "/backbone/weights",
-                "missing, wanted a checkpoint file");
+  const bool from_scratch = backbone.trainable && backbone.variant != "auto";
+  check.require(!needs_weights || !backbone.weights.empty() || from_scratch, "/backbone/weights",
+                "missing, wanted a checkpoint file (from scratch: a variant and trainable)");
   check.require(!backbone.weights.empty() || backbone.variant != "auto", "/backbone/variant",
                 "got \"auto\" without weights, wanted backbone.weights or a variant such as "
                 "\"vit_base_patch16\"");
@@ -93,7 +94,8 @@ void check_input(const Checker& check, const Recipe& recipe) {
       "got " + Checker::number(input.crop_fraction) + " with input.resize_to, wanted one of them");
 }
 
-void check_augment(const Checker& check, const AugmentConfig& augment) {
+void check_augment(const Checker& check, const Recipe& recipe) {
+  const AugmentConfig& augment = recipe.augment;
   const bool part = augment.crop == CropMode::random_resized || augment.crop == CropMode::inception;
   for (const auto& [pointer, list] : {std::pair{"/augment/crop_area", &augment.crop_area},
                                       std::pair{"/augment/crop_ratio", &augment.crop_ratio}}) {
@@ -109,7 +111,10 @@ void check_augment(const Checker& check, const AugmentConfig& augment) {
                     ", wanted a fraction of at most 1");
   check.length("/augment/resize_to", augment.resize_to.size(), {0, 1, 2},
                "height and width, or one number");
-  check.require(augment.resize_to.empty() || augment.crop == CropMode::random, "/augment/resize_to",
+  // A rule may still set the crop.
+  check.require(augment.resize_to.empty() || augment.crop == CropMode::random ||
+                    recipe.rule != RecipeRule::none,
+                "/augment/resize_to",
                 "got pixels without the crop \"random\", which alone is cut from them");
 }
 
@@ -228,7 +233,13 @@ struct TeacherChecker {
 
   void operator()(const AdapterTeacher& source) const {
     check_file("/adapter", source.adapter, "an adapter.safetensors or the run folder with it");
-    check_file("/backbone", source.backbone, "the checkpoint that the adapter was trained on");
+    if (!source.backbone.empty())  // what was trained from scratch is whole without one
+      check_file("/backbone", source.backbone, "the checkpoint that the adapter was trained on");
+  }
+  void operator()(const CheckpointTeacher& source) const {
+    check_file("/weights", source.weights, "a classifier's checkpoint");
+    check.length(at + "/image_size", source.image_size.size(), {0, 1, 2},
+                 "height and width, or one number");
   }
   void operator()(const TorchScriptTeacher& source) const {
     check_file("/file", source.file, "a TorchScript file");
@@ -243,7 +254,8 @@ struct TeacherChecker {
 
 void check_distillation(const Checker& check, const Recipe& recipe, bool needs_data) {
   const DistillConfig& distill = recipe.distill;
-  check.require(distill.on() || recipe.loss.label_weight > 0, "/loss/label_weight",
+  // A recipe that others extend need not name its teacher.
+  check.require(!needs_data || distill.on() || recipe.loss.label_weight > 0, "/loss/label_weight",
                 "got 0 without distill.teachers, wanted a weight above 0 or a teacher");
   if (!distill.on()) return;
   const DistillTerms& terms = distill.terms;
@@ -268,7 +280,7 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_adapter(check, recipe);
   check_data(check, recipe, needs_data);
   check_input(check, recipe);
-  check_augment(check, recipe.augment);
+  check_augment(check, recipe);
   check_mixing(check, recipe);
   check_distillation(check, recipe, needs_data);
   if (recipe.rule == RecipeRule::none) check_schedule(check, recipe);

@@ -12,6 +12,7 @@
 #include "convpass/core/fields.h"
 #include "convpass/core/file.h"
 #include "convpass/core/json.h"
+#include "convpass/models/backbone_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/build.h"
 
@@ -20,20 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class TunedTeacher final : public Teacher {
+/// A model of ours, however its parts came together.
+class TunedTeacher : public Teacher {
  public:
-  TunedTeacher(const AdapterTeacher& source, DeviceChoice device, Precision precision) {
-    const fs::path file =
-        fs::is_directory(source.adapter) ? source.adapter / "adapter.safetensors" : source.adapter;
-    LoadedModel loaded = load_tuned_model(file, source.backbone, device, precision);
-    input_ = loaded.input;
-    classes_ = loaded.classes;
-    model_ = std::move(loaded.model);
-    TensorMap trained;
-    for (const auto& [name, tensor] : model_.trainable()) trained.tensors[name] = tensor.detach();
-    identity_ = model_.identity.hash + "+" + weights_hash(trained);
-  }
-
   TeacherOutput ask(const at::Tensor& images, bool features) const override {
     at::NoGradGuard no_grad;
     const at::Tensor pooled = model_.features(images, Pass{}).to(at::kFloat);  // [B, D]
@@ -41,8 +31,71 @@ class TunedTeacher final : public Teacher {
   }
   int64_t feature_dim() const override { return model_.backbone->feature_dim(); }
 
- private:
+ protected:
+  void set_identity() {
+    TensorMap trained;
+    for (const auto& [name, tensor] : model_.trainable()) trained.tensors[name] = tensor.detach();
+    identity_ = model_.identity.hash + "+" + weights_hash(trained);
+  }
   TunedModel model_;
+};
+
+class TeacherFromAdapter final : public TunedTeacher {
+ public:
+  TeacherFromAdapter(const AdapterTeacher& source, DeviceChoice device, Precision precision) {
+    const fs::path file =
+        fs::is_directory(source.adapter) ? source.adapter / "adapter.safetensors" : source.adapter;
+    LoadedModel loaded = load_tuned_model(file, source.backbone, device, precision);
+    input_ = loaded.input;
+    classes_ = loaded.classes;
+    model_ = std::move(loaded.model);
+    set_identity();
+  }
+};
+
+class TeacherFromCheckpoint final : public TunedTeacher {
+ public:
+  TeacherFromCheckpoint(const CheckpointTeacher& source, DeviceChoice device, Precision precision) {
+    const TensorMap head = load_backbone_checkpoint(source.weights).head;
+    auto weight = head.tensors.find("head.weight"), bias = head.tensors.find("head.bias");
+    if (weight == head.tensors.end() || weight->second.dim() != 2 || head.has("head_dist.weight"))
+      throw FileError(source.weights,
+                      head.has("head_dist.weight")
+                          ? "has two heads (a distilled DeiT), wanted a classifier with one"
+                          : "has no head, wanted a classifier");
+    const int64_t classes = weight->second.size(0);
+    Recipe recipe;
+    recipe.file = source.weights;
+    recipe.backbone.weights = source.weights;
+    recipe.backbone.image_size = source.image_size;
+    recipe.adapter = NoAdapter{};
+    recipe.train.device = device;
+    recipe.train.precision = precision;
+    model_ = build_model(recipe, classes);
+    fill(model_.head.weight, weight->second, source.weights);
+    if (bias != head.tensors.end())
+      fill(model_.head.bias, bias->second, source.weights);
+    else
+      fill(model_.head.bias, at::zeros({classes}), source.weights);
+    input_ = resolve_input(source.input, model_);
+    classes_ = source.class_names;
+    if (classes_.empty())
+      for (int64_t i = 0; i < classes; ++i) classes_.push_back(std::to_string(i));
+    if (static_cast<int64_t>(classes_.size()) != classes)
+      throw FileError(source.weights, "its head has " + std::to_string(classes) + " classes, got " +
+                                          std::to_string(classes_.size()) + " class_names");
+    set_identity();
+  }
+
+ private:
+  static void fill(at::Tensor& into, const at::Tensor& from, const fs::path& file) {
+    at::NoGradGuard no_grad;
+    std::ostringstream shapes;
+    shapes << "its head has shape " << from.sizes() << ", wanted " << into.sizes()
+           << ", one column for each feature";
+    if (from.sizes() != into.sizes()) throw FileError(file, shapes.str());
+    into.copy_(from);
+  }
 };
 
 /// What stands beside a TorchScript file.
@@ -144,13 +197,23 @@ void fields(FieldVisitor& visitor, AdapterTeacher& source) {
   visitor.field("backbone", source.backbone, "the checkpoint that the adapter was trained on");
 }
 
+void fields(FieldVisitor& visitor, CheckpointTeacher& source) {
+  visitor.field("weights", source.weights, "a classifier's checkpoint, with its head");
+  visitor.list_or_word("image_size", source.image_size, "auto",
+                       "pixels: height and width, or one number; auto = the checkpoint's own",
+                       at_least(1));
+  visitor.field("class_names", source.class_names, "in the order of its logits; empty = 0, 1, ...");
+  visitor.part("input", source.input, "its evaluation view");
+}
+
 void fields(FieldVisitor& visitor, TorchScriptTeacher& source) {
   visitor.field("file", source.file,
                 "a TorchScript file; classes and preprocessing stand in the .json beside it");
 }
 
 void fields(FieldVisitor& visitor, TeacherConfig& config) {
-  visitor.variant("type", config.source, {"adapter", "torchscript"}, "what the teacher is");
+  visitor.variant("type", config.source, {"adapter", "checkpoint", "torchscript"},
+                  "what the teacher is");
   visitor.choice("precision", config.precision, {"f32", "bf16"}, "of its weights and activations");
 }
 
@@ -159,7 +222,10 @@ std::unique_ptr<Teacher> load_teacher(const TeacherConfig& config, DeviceChoice 
     DeviceChoice device;
     Precision precision;
     std::unique_ptr<Teacher> operator()(const AdapterTeacher& source) const {
-      return std::make_unique<TunedTeacher>(source, device, precision);
+      return std::make_unique<TeacherFromAdapter>(source, device, precision);
+    }
+    std::unique_ptr<Teacher> operator()(const CheckpointTeacher& source) const {
+      return std::make_unique<TeacherFromCheckpoint>(source, device, precision);
     }
     std::unique_ptr<Teacher> operator()(const TorchScriptTeacher& source) const {
       return std::make_unique<ScriptTeacher>(source, device, precision);

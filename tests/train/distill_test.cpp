@@ -7,6 +7,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
 #include "convpass/train/build.h"
+#include "convpass/train/evaluate.h"
 #include "convpass/train/trainer.h"
 #include "src/train/distiller.h"
 #include "src/train/ema.h"
@@ -245,6 +246,45 @@ TEST_F(Distillation, BadInputIsOneLine) {
   std::ofstream(folder() / "teacher.json")
       << R"({"classes": ["a", "b", "d"], "input": {"size": 8, "mean": [0,0,0], "std": [1,1,1]}})";
   EXPECT_NE(refusal(student()).find("whose class 2 is \"d\", wanted \"c\""), std::string::npos);
+}
+
+TEST_F(Distillation, ABitFromScratchLearnsAndNeedsNoCheckpointAfterwards) {
+  const Recipe recipe =
+      student({"backbone.weights=", "backbone.variant=bit root 32 widths 128-256 units 1-1",
+               "backbone.image_size=16", "backbone.trainable=true", "backbone.drop_path=0",
+               "adapter={\"type\": \"none\"}", "head.init=zero", "distill.view=mix",
+               "optimizer.type=big_vision_adam", "optimizer.decay_norm_and_bias=false",
+               "optimizer.clip_norm=1", "train.steps=6"});
+  const auto whole = adapter_of("scratch", recipe);
+  LoadedModel loaded = load_tuned_model(folder() / "scratch/adapter.safetensors", {},
+                                        DeviceChoice::cpu, Precision::f32);
+  const auto result = result_of("scratch");
+  auto test = open_dataset(*recipe.data.test, {}, 0, "test");
+  EXPECT_EQ(evaluate(loaded.model, *test, ImagePipeline(loaded.input, {}), {}).top1,
+            result["test"]["top1"].get<double>());
+  // And it teaches.
+  const auto teacher =
+      load_teacher({.source = AdapterTeacher{.adapter = folder() / "scratch", .backbone = {}}},
+                   DeviceChoice::cpu);
+  EXPECT_EQ(teacher->classes(), loaded.classes);
+}
+
+TEST_F(Distillation, AClassifiersCheckpointTeachesWithItsOwnHead) {
+  const fs::path data = fs::path(CONVPASS_TEST_DATA) / "bit";
+  const at::Tensor images = load_tensors(data / "images.safetensors").tensors.begin()->second;
+  for (const char* port : {"timm/model.safetensors", "hf_bit/model.safetensors"}) {
+    const fs::path weights = data / port;
+    CheckpointTeacher source;
+    source.weights = weights;
+    source.image_size = {images.size(2), images.size(3)};
+    const auto teacher = load_teacher({.source = source}, DeviceChoice::cpu);
+    const TensorMap expected = load_tensors(weights.parent_path() / "expected.safetensors");
+    EXPECT_TRUE(at::allclose(teacher->ask(images, false).logits, expected.at("logits"), 1e-4, 1e-5))
+        << port;
+  }
+  CheckpointTeacher headless;
+  headless.weights = weights();
+  EXPECT_THROW(load_teacher({.source = headless}, DeviceChoice::cpu), FileError);
 }
 
 TEST(Ema, IsTheAverageOfItsFormulaAndSwaps) {

@@ -366,8 +366,10 @@ TEST_F(RecipeFiles, ThatContradictThemselvesAreRefused) {
 }
 
 TEST_F(RecipeFiles, NeedWeightsAndImagesToTrain) {
-  EXPECT_EQ(error_of(write("r.json", R"({"backbone": {"variant": "vit_base_patch16"}})"), {}, true),
-            "r.json: /backbone/weights: missing, wanted a checkpoint file");
+  EXPECT_EQ(
+      error_of(write("r.json", R"({"backbone": {"variant": "vit_base_patch16"}})"), {}, true),
+      "r.json: /backbone/weights: missing, wanted a checkpoint file (from scratch: a variant and "
+      "trainable)");
   EXPECT_EQ(error_of(write("r.json", std::string("{") + kBackbone + "}"), {}, true),
             "r.json: /data/train: missing, wanted the training images");
   EXPECT_EQ(

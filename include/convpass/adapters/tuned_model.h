@@ -30,6 +30,9 @@ Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint
 
 /// Which weights a backbone holds, so that an adapter is never used on another one.
 struct BackboneIdentity {
+  /// The format of a backbone that began from random weights: no checkpoint goes with it.
+  static constexpr const char* kRandom = "random";
+
   std::string name;             ///< "vit_small_patch14"
   std::string format;           ///< "hf-dinov2", "timm", ..., "random"
   std::string hash;             ///< weights_hash of the checkpoint as stored, before any resizing

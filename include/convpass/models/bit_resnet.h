@@ -38,7 +38,8 @@ void fields(FieldVisitor& visitor, BitConfig& config);
 void check(const BitConfig& config);
 
 /// "resnetv2_50x1_bit" (timm's spelling) or "R50x1", with 50, 101 or 152 layers and any width
-/// factor from 1 to 9. Errors: Error naming the nearest known variant.
+/// factor from 1 to 9; or any size as "bit root 32 widths 128-256 units 1-1". Errors: Error naming
+/// the nearest known variant.
 BitConfig bit_variant(const std::string& name);
 
 /// The variant name that fits, or "bit root 8 widths 32-64 units 2-1" when none does.

@@ -24,7 +24,9 @@ AdapterFile adapter_file_of(const Recipe& recipe, const TunedModel& model, const
                             const std::vector<std::string>& classes);
 
 /// A model ready to predict: the adapter file's on its backbone. `weights` is the backbone's
-/// checkpoint. Errors: Error when the backbone is not the one the adapter was trained on.
+/// checkpoint, which is not looked at where the whole backbone is in the adapter file because it
+/// was trained from scratch. Errors: Error when the backbone is not the one the adapter was trained
+/// on.
 struct LoadedModel {
   TunedModel model;
   InputConfig input;

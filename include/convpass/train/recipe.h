@@ -24,7 +24,7 @@ struct AboutConfig {
 };
 
 struct BackboneConfig {
-  std::filesystem::path weights;  ///< empty: random weights of `variant` (benchmarks)
+  std::filesystem::path weights;  ///< empty: random weights of `variant`
   std::string variant = "auto";
   std::vector<int64_t> image_size;  ///< empty = the checkpoint's; one number = square
   Pool pool = Pool::automatic;

@@ -19,6 +19,13 @@ struct AdapterTeacher {
   std::filesystem::path adapter;
   std::filesystem::path backbone;
 };
+/// A classifier of timm, Hugging Face or Google with its head in the file.
+struct CheckpointTeacher {
+  std::filesystem::path weights;
+  std::vector<int64_t> image_size;       ///< empty = the checkpoint's own
+  std::vector<std::string> class_names;  ///< empty = 0, 1, 2, ...
+  InputConfig input;                     ///< its evaluation view
+};
 /// A TorchScript file whose `forward` maps images `[B, 3, H, W]` to logits `[B, K]`, with a `.json`
 /// of the same stem beside it: {"classes": [names], "input": {size, mean, std, ...}} (scripts/
 /// trace_teacher.py writes both).
@@ -27,10 +34,11 @@ struct TorchScriptTeacher {
 };
 
 struct TeacherConfig {
-  std::variant<AdapterTeacher, TorchScriptTeacher> source;
+  std::variant<AdapterTeacher, CheckpointTeacher, TorchScriptTeacher> source;
   Precision precision = Precision::f32;  ///< bf16: its weights and activations, logits stay f32
 };
 void fields(FieldVisitor& visitor, AdapterTeacher& source);
+void fields(FieldVisitor& visitor, CheckpointTeacher& source);
 void fields(FieldVisitor& visitor, TorchScriptTeacher& source);
 void fields(FieldVisitor& visitor, TeacherConfig& config);
 
