@@ -8,7 +8,7 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 export LIBTORCH
 
-.PHONY: help setup build demo test bench format clean
+.PHONY: help setup build demo demo-distill test bench format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -29,6 +29,10 @@ test: build
 demo: build
 	@scripts/demo_data.sh
 	@scripts/demo.sh $(BUILD)/convpass
+
+## make demo-distill   a small BiT learns from the demo's ViT without labels: a table and a picture
+demo-distill: demo
+	@scripts/demo_distill.sh $(BUILD)/convpass
 
 ## make bench   Google Benchmark of the parts; bench/peers/ holds the comparison with PyTorch
 bench: build

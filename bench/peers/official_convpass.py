@@ -187,7 +187,7 @@ def demo_backbone(weights: Path, image_size: int, classes: int, drop_path: float
 
 # --- The data -----------------------------------------------------------------------------------
 
-SHUFFLE, SUBSET = 1, 2  # Purpose of include/convpass/core/rng.h
+SUBSET = 2  # Purpose::subset of include/convpass/core/rng.h
 
 
 def mix64(x: np.ndarray) -> np.ndarray:
@@ -213,19 +213,6 @@ def per_class_subset(labels: np.ndarray, keep: int, seed: int) -> np.ndarray:
         order = np.argsort(random_key(seed, 0, indices, SUBSET), kind="stable")
         kept.append(indices[order[:keep]])
     return np.sort(np.concatenate(kept))
-
-
-def epoch_order(seed: int, epoch: int, size: int) -> torch.Tensor:
-    """The order in which `convpass train` shows the images of an epoch. The order moves the accuracy
-    on a small set by more than a point, so that runs are compared with the same one."""
-    state = int(random_key(seed, epoch, np.zeros(1, np.uint64), SHUFFLE)[0])
-    order = list(range(size))
-    for i in range(size - 1, 0, -1):
-        word = int(mix64(np.asarray([state], np.uint64))[0])
-        state = (state + 0x9E3779B97F4A7C15) % 2**64
-        j = word * (i + 1) >> 64
-        order[i], order[j] = order[j], order[i]
-    return torch.tensor(order)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -356,7 +343,7 @@ def accuracy(options: argparse.Namespace) -> dict[str, object]:
     for epoch in range(options.epochs):
         started = time.perf_counter()
         vit.train()
-        order = epoch_order(options.seed, epoch, len(train[1]))[: steps_per_epoch * options.batch]
+        order = torch.randperm(len(train[1]))[: steps_per_epoch * options.batch]
         loss_sum = 0.0
         for kept in order.split(options.batch):
             optimiser.param_groups[0]["lr"] = next(rates)

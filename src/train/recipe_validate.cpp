@@ -94,8 +94,7 @@ void check_input(const Checker& check, const Recipe& recipe) {
       "got " + Checker::number(input.crop_fraction) + " with input.resize_to, wanted one of them");
 }
 
-void check_augment(const Checker& check, const Recipe& recipe) {
-  const AugmentConfig& augment = recipe.augment;
+void check_augment(const Checker& check, const AugmentConfig& augment) {
   const bool part = augment.crop == CropMode::random_resized || augment.crop == CropMode::inception;
   for (const auto& [pointer, list] : {std::pair{"/augment/crop_area", &augment.crop_area},
                                       std::pair{"/augment/crop_ratio", &augment.crop_ratio}}) {
@@ -111,10 +110,7 @@ void check_augment(const Checker& check, const Recipe& recipe) {
                     ", wanted a fraction of at most 1");
   check.length("/augment/resize_to", augment.resize_to.size(), {0, 1, 2},
                "height and width, or one number");
-  // A rule may still set the crop.
-  check.require(augment.resize_to.empty() || augment.crop == CropMode::random ||
-                    recipe.rule != RecipeRule::none,
-                "/augment/resize_to",
+  check.require(augment.resize_to.empty() || augment.crop == CropMode::random, "/augment/resize_to",
                 "got pixels without the crop \"random\", which alone is cut from them");
 }
 
@@ -280,10 +276,11 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_adapter(check, recipe);
   check_data(check, recipe, needs_data);
   check_input(check, recipe);
-  check_augment(check, recipe);
-  check_mixing(check, recipe);
   check_distillation(check, recipe, needs_data);
-  if (recipe.rule == RecipeRule::none) check_schedule(check, recipe);
+  if (recipe.rule != RecipeRule::none) return;  // it has yet to fill in what the rest goes with
+  check_augment(check, recipe.augment);
+  check_mixing(check, recipe);
+  check_schedule(check, recipe);
 }
 
 }  // namespace convpass
