@@ -92,10 +92,11 @@ TEST(JsonFields, LeavesDefaultsWhereNothingIsWritten) {
 }
 
 TEST(JsonFields, WritesEveryFieldInTheOrderOfDeclaration) {
-  EXPECT_EQ(write_json_fields(Everything{}),
-            R"({"flag":false,"count":3,"rate":0.25,"text":"t","file":"","list":[1,2],)"
-            R"("words":["a"],"blocks":"all","colour":"green",)"
-            R"("inner":{"name":"n","weights":[0.1,1.0]},"shape":{"kind":"square","side":2},"circles":[]})");
+  EXPECT_EQ(
+      write_json_fields(Everything{}),
+      R"({"flag":false,"count":3,"rate":0.25,"text":"t","file":"","list":[1,2],)"
+      R"("words":["a"],"blocks":"all","colour":"green",)"
+      R"("inner":{"name":"n","weights":[0.1,1.0]},"shape":{"kind":"square","side":2},"circles":[]})");
 }
 
 TEST(JsonFields, ReadsBackWhatItWrites) {
