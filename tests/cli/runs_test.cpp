@@ -65,6 +65,38 @@ class CommandLineRuns : public TinyRun {
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
+
+  /// A run of `killed` settings that is killed ten times at random moments ends in the bytes of an
+  /// undisturbed one of `whole`.
+  void outlives_ten_kills(const std::vector<std::string>& whole,
+                          const std::vector<std::string>& killed) const {
+    ASSERT_EQ(run(training(folder() / "whole", whole)).status, 0);
+    const auto wanted = read_file(folder() / "whole/adapter.safetensors");
+
+    const fs::path out = folder() / "killed";
+    std::vector<std::string> resuming = killed;
+    resuming.push_back("--resume");
+    Rng rng(static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()));
+    int kills = 0;
+    for (int attempt = 0; attempt < 60 && kills < 10; ++attempt) {
+      const pid_t child = start(training(out, resuming));
+      // From before the run folder exists to the writing of the result: a moment in 0.2 to 1.2
+      // seconds.
+      std::this_thread::sleep_for(std::chrono::microseconds(200'000 + rng.below(1'000'000)));
+      ::kill(child, SIGKILL);
+      kills += wait_for(child).status == 128 + SIGKILL;
+      if (fs::exists(out / "result.json")) {  // it was faster: begin again
+        EXPECT_EQ(read_file(out / "adapter.safetensors"), wanted);
+        fs::remove_all(out);
+      }
+    }
+    EXPECT_EQ(kills, 10);
+    Result last = run(training(out, resuming));
+    ASSERT_EQ(last.status, 0) << last.err;
+    EXPECT_EQ(read_file(out / "adapter.safetensors"), wanted);
+    for (const auto& entry : fs::directory_iterator(out))
+      EXPECT_TRUE(fs::exists(folder() / "whole" / entry.path().filename())) << entry.path();
+  }
 };
 
 TEST_F(CommandLineRuns, TrainEvalPredictInspectAndConvertGoTogether) {
@@ -109,32 +141,29 @@ TEST_F(CommandLineRuns, TrainEvalPredictInspectAndConvertGoTogether) {
 TEST_F(CommandLineRuns, TenKillsAtRandomMomentsAndResumingEndInTheSameBytes) {
   const std::vector<std::string> settings{"--set", "train.epochs=12", "--set", "train.save_every=1",
                                           "--set", "select=best_val"};
-  ASSERT_EQ(run(training(folder() / "whole", settings)).status, 0);
-  const auto wanted = read_file(folder() / "whole/adapter.safetensors");
+  outlives_ten_kills(settings, settings);
+}
 
-  const fs::path out = folder() / "killed";
-  std::vector<std::string> resuming = settings;
-  resuming.push_back("--resume");
-  Rng rng(static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()));
-  int kills = 0;
-  for (int attempt = 0; attempt < 60 && kills < 10; ++attempt) {
-    const pid_t child = start(training(out, resuming));
-    // From before the run folder exists to the writing of the result: a moment in 0.2 to 1.2
-    // seconds.
-    std::this_thread::sleep_for(std::chrono::microseconds(200'000 + rng.below(1'000'000)));
-    ::kill(child, SIGKILL);
-    kills += wait_for(child).status == 128 + SIGKILL;
-    if (fs::exists(out / "result.json")) {  // it was faster: begin again
-      EXPECT_EQ(read_file(out / "adapter.safetensors"), wanted);
-      fs::remove_all(out);
-    }
-  }
-  EXPECT_EQ(kills, 10);
-  Result last = run(training(out, resuming));
-  ASSERT_EQ(last.status, 0) << last.err;
-  EXPECT_EQ(read_file(out / "adapter.safetensors"), wanted);
-  for (const auto& entry : fs::directory_iterator(out))
-    EXPECT_TRUE(fs::exists(folder() / "whole" / entry.path().filename())) << entry.path();
+TEST_F(CommandLineRuns, TenKillsOfFunMatchWithAveragesAndStoredPredictionsEndInTheSameBytes) {
+  for (const char* end : {".pt", ".json"})
+    fs::copy_file(std::string(CONVPASS_TEST_DATA) + "/teacher/tiny" + end,
+                  folder() / (std::string("teacher") + end));
+  std::vector<std::string> settings;
+  for (const std::string& set :
+       {R"(distill.teachers=[{"type": "torchscript", "file": ")" +
+            (folder() / "teacher.pt").string() + "\"}]",
+        std::string("distill.view=mix"), std::string("loss.label_weight=0"),
+        std::string("train.epochs=16"), std::string("train.save_every=1"),
+        std::string("train.ema_decay=0.9")})
+    settings.insert(settings.end(), {"--set", set});
+  // Each stores for itself: kills fall into the storing, too.
+  auto storing = [&](const char* name) {
+    std::vector<std::string> all = settings;
+    all.insert(all.end(), {"--set", "distill.store.file=" + (folder() / name).string()});
+    return all;
+  };
+  outlives_ten_kills(storing("whole.store"), storing("killed.store"));
+  EXPECT_EQ(read_file(folder() / "whole.store"), read_file(folder() / "killed.store"));
 }
 
 TEST_F(CommandLineRuns, TerminationSavesAndSaysHowToGoOn) {

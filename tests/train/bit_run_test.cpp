@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "convpass/core/error.h"
@@ -88,6 +89,38 @@ TEST_F(BitRuns, TrainEveryWeightAndTheFileHoldsThemAll) {
     EXPECT_FALSE(at::equal(tensor, after.at("backbone." + name))) << name;
   EXPECT_TRUE(at::equal(after.at("backbone.norm.weight"),
                         loaded().model.backbone->parameters().rbegin()[1].second));
+}
+
+TEST_F(BitRuns, MicroBatchesOf8And16And64GiveOneGradient) {
+  std::ofstream list(folder() / "list.txt");
+  for (int i = 0; i < 64; ++i)
+    list << "images/train/" << static_cast<char>('a' + i % 3) << '/' << i % 12 << ".bmp " << i % 3
+         << '\n';
+  list.close();
+  const TensorMap before = load_bit_checkpoint(bit_weights()).backbone;
+  // One step of plain SGD with rate 1 moves each weight by its gradient.
+  auto gradients = [&](int64_t batch) {
+    const std::string name = "batch" + std::to_string(batch);
+    const Recipe recipe = this->recipe(
+        {"backbone.trainable=true", "head.init=xavier", "optimizer.lr=1", "optimizer.momentum=0",
+         "optimizer.weight_decay=0", "schedule.type=constant", "schedule.warmup=0", "train.steps=1",
+         R"(data.train={"format": "list", "root": ")" + folder().string() + R"(", "path": ")" +
+             (folder() / "list.txt").string() + "\"}",
+         "data.val=null", "data.test=null", "train.batch_size=" + std::to_string(batch),
+         "train.accumulate=" + std::to_string(64 / batch)});
+    EXPECT_TRUE(train(recipe, folder() / name, false).finished);
+    TensorMap after = load_adapter(folder() / name / "adapter.safetensors").weights;
+    std::map<std::string, at::Tensor> moved;
+    for (const auto& [weight, tensor] : before.tensors)
+      moved[weight] = tensor - after.at("backbone." + weight);
+    return moved;
+  };
+  const auto whole = gradients(64);
+  for (int64_t batch : {16, 8})
+    for (const auto& [name, gradient] : gradients(batch)) {
+      EXPECT_GT(gradient.abs().max().item<double>(), 1e-4) << name;
+      EXPECT_TRUE(at::allclose(gradient, whole.at(name), 1e-5, 1e-5)) << batch << " " << name;
+    }
 }
 
 TEST_F(BitRuns, RefuseWhatAResnetHasNot) {
