@@ -188,7 +188,8 @@ bool Distiller::ask_fixed(const Dataset& dataset, const StreamOptions& options,
     progress.finish();
     return true;
   }
-  // The crops of one image at a time, as many as a batch holds.
+  // The crops of one image at a time, as many as a batch holds. They do not depend on the run's
+  // seed: stored answers serve the runs of all seeds.
   for (int64_t index = 0; index < dataset.size(); ++index) {
     const Image image = dataset.image(index);
     std::vector<at::Tensor> sums(teachers_.size());
@@ -201,7 +202,7 @@ bool Distiller::ask_fixed(const Dataset& dataset, const StreamOptions& options,
         for (int64_t i = 0; i < count; ++i)
           pipeline.normalise(
               pipeline.training_view(
-                  image, Rng(view_key(options.seed, 0, index, /*draw=*/1, /*copy=*/crop + i))),
+                  image, Rng(view_key(/*seed=*/0, 0, index, /*draw=*/1, /*copy=*/crop + i))),
               images.mutable_data_ptr<float>() + i * images.stride(0));
         const at::Tensor sum = at::softmax(ask_one(t, images).logits, 1).sum(0, true);
         sums[t] = sums[t].defined() ? sums[t] + sum : sum;

@@ -72,6 +72,17 @@ TEST_F(Distillation, StoredFloat32GivesTheBytesOfTheTeacherInTheLoop) {
   }
 }
 
+TEST_F(Distillation, AnswersAskedOnceServeEverySeed) {
+  for (const char* name : {"fix_rs", "fix_cc", "fix_ic_ens"})
+    for (const char* seed : {"1", "2"}) {
+      auto sets = view(name);
+      sets.push_back(std::string("train.seed=") + seed);
+      const auto looped = adapter_of(std::string("loop_") + name + seed, student(sets));
+      sets.push_back("distill.store.file=" + (folder() / (std::string(name) + ".store")).string());
+      EXPECT_EQ(looped, adapter_of(std::string("stored_") + name + seed, student(sets))) << name;
+    }
+}
+
 TEST_F(Distillation, ViewsDiffer) {
   // The hash of the recipe is in the file's metadata, so that its bytes would always differ.
   std::vector<at::Tensor> heads;
