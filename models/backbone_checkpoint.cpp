@@ -1,7 +1,9 @@
 #include "convpass/models/backbone_checkpoint.h"
 
 #include <sstream>
+#include <string_view>
 
+#include "convpass/core/error.h"
 #include "convpass/core/fields.h"
 #include "convpass/models/bit_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
@@ -77,6 +79,23 @@ BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
   VitCheckpoint vit = vit_checkpoint_from(tensors, file);
   const std::string_view format = vit_format_name(vit.format);
   return of_any_kind(std::move(vit), format);
+}
+
+void keep_first_blocks(BackboneCheckpoint& checkpoint, int64_t blocks) {
+  auto* vit = std::get_if<VitConfig>(&checkpoint.architecture);
+  if (vit == nullptr)
+    throw Error("got " + std::to_string(blocks) + ", wanted 0: " +
+                backbone_name(checkpoint.architecture) + " has no blocks to leave out");
+  if (blocks < 1 || blocks > vit->depth)
+    throw Error("got " + std::to_string(blocks) + ", wanted 1 to " + std::to_string(vit->depth) +
+                ", the blocks of " + backbone_name(checkpoint.architecture));
+  vit->depth = blocks;
+  std::erase_if(checkpoint.backbone.tensors, [&](const auto& entry) {
+    constexpr std::string_view kStart = "blocks.";
+    return entry.first.starts_with(kStart) &&
+           std::stoll(entry.first.substr(kStart.size())) >= blocks;
+  });
+  if (!checkpoint.hash.empty()) checkpoint.hash = weights_hash(checkpoint.backbone);
 }
 
 BackboneArchitecture backbone_variant(const std::string& name) {

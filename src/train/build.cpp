@@ -151,6 +151,28 @@ BackboneCheckpoint from_adapter_file(const AdapterFile& file, const std::filesys
   return checkpoint;
 }
 
+/// Leaves out the blocks that the recipe does not use.
+void cut_to(int64_t blocks, const Recipe& recipe, BackboneCheckpoint& checkpoint) {
+  if (blocks == 0) return;
+  try {
+    keep_first_blocks(checkpoint, blocks);
+  } catch (const Error& error) {
+    throw RecipeError(recipe.file, "/backbone/blocks", error.what());
+  }
+}
+
+/// Leaves out the blocks that the adapter file was trained without. Whether what is left is its
+/// backbone is for the hash to say.
+void cut_like(const AdapterFile& known, const std::filesystem::path& path,
+              BackboneCheckpoint& checkpoint) {
+  BackboneArchitecture architecture;
+  read_json_fields(known.backbone.architecture, architecture, path);
+  const auto* wanted = std::get_if<VitConfig>(&architecture);
+  const auto* whole = std::get_if<VitConfig>(&checkpoint.architecture);
+  if (wanted && whole && wanted->width == whole->width && wanted->depth < whole->depth)
+    keep_first_blocks(checkpoint, wanted->depth);
+}
+
 BackboneCheckpoint load_or_draw(const Recipe& recipe, const AdapterFile* known) {
   const BackboneConfig& config = recipe.backbone;
   if (known != nullptr && known->backbone.format == kRandom)
@@ -159,16 +181,23 @@ BackboneCheckpoint load_or_draw(const Recipe& recipe, const AdapterFile* known) 
     BackboneCheckpoint checkpoint;
     checkpoint.format = kRandom;
     checkpoint.architecture = named_variant(recipe);
+    cut_to(config.blocks, recipe, checkpoint);
     checkpoint.backbone = std::visit(RandomWeights{recipe}, checkpoint.architecture);
     return checkpoint;
   }
   BackboneCheckpoint checkpoint = load_backbone_checkpoint(config.weights);
-  if (config.variant == "auto") return checkpoint;
-  const BackboneArchitecture wanted = named_variant(recipe);
-  if (!same_architecture(wanted, checkpoint.architecture))
-    throw RecipeError(recipe.file, "/backbone/variant",
-                      "got " + architecture_text(checkpoint.architecture) + " in " +
-                          config.weights.string() + ", wanted " + architecture_text(wanted));
+  if (known != nullptr) {
+    cut_like(*known, recipe.file, checkpoint);
+    return checkpoint;
+  }
+  if (config.variant != "auto") {
+    const BackboneArchitecture wanted = named_variant(recipe);
+    if (!same_architecture(wanted, checkpoint.architecture))
+      throw RecipeError(recipe.file, "/backbone/variant",
+                        "got " + architecture_text(checkpoint.architecture) + " in " +
+                            config.weights.string() + ", wanted " + architecture_text(wanted));
+  }
+  cut_to(config.blocks, recipe, checkpoint);
   return checkpoint;
 }
 

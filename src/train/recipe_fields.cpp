@@ -23,6 +23,9 @@ void fields(FieldVisitor& visitor, BackboneConfig& config) {
                        "pixels: height and width, or one number for a square; \"auto\": the "
                        "checkpoint's own. A multiple of a ViT's patch size, any for a BiT",
                        at_least(1));
+  visitor.field("blocks", config.blocks,
+                "use the first so many blocks of a ViT and leave out the others; 0: all",
+                between(0, 1024));
   visitor.choice(
       "pool", config.pool, {"auto", "cls", "mean"},
       "feature of an image: the class token or the mean of the patch tokens; \"auto\": the "

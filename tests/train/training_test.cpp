@@ -260,6 +260,43 @@ TEST_F(Runs, FullFineTuningMovesAndSavesTheBackbone) {
   EXPECT_TRUE(loaded.model.backbone_trainable);
 }
 
+TEST_F(Runs, TheFirstBlocksOfAViTAreAsAFileThatHoldsNoMore) {
+  TensorMap cut = load_tensors(weights());
+  std::erase_if(cut.tensors,
+                [](const auto& entry) { return entry.first.starts_with("blocks.1."); });
+  const auto short_file = folder() / "weights/short.safetensors";
+  save_safetensors(short_file, cut);
+  const Recipe first = tiny_recipe({"backbone.blocks=1"});
+  train(first, folder() / "first", false);
+  train(tiny_recipe({"backbone.weights=" + short_file.string()}), folder() / "short", false);
+  const auto adapter = folder() / "first/adapter.safetensors";
+  const TensorMap got = load_adapter(adapter).weights;
+  const TensorMap wanted = load_adapter(folder() / "short/adapter.safetensors").weights;
+  ASSERT_EQ(got.tensors.size(), wanted.tensors.size());
+  for (const auto& [name, tensor] : wanted.tensors)
+    EXPECT_TRUE(close(got.at(name), tensor, 1e-5)) << name;
+
+  // The adapter runs on the whole file and on the cut one, and on no other.
+  for (const auto& file : {weights(), short_file})
+    EXPECT_EQ(
+        load_tuned_model(adapter, file, DeviceChoice::cpu, Precision::f32).model.backbone->depth(),
+        1);
+  cut.tensors.at("norm.weight").add_(1);
+  save_safetensors(short_file, cut);
+  EXPECT_THROW(load_tuned_model(adapter, short_file, DeviceChoice::cpu, Precision::f32), Error);
+
+  for (const auto& [set, text] :
+       {std::pair{"backbone.blocks=3", "/backbone/blocks: got 3, wanted 1 to 2"},
+        {"adapter.blocks=[1]", "/adapter/blocks/0: got 1, wanted 0 to 0"}}) {
+    try {
+      build_model(tiny_recipe({"backbone.blocks=1", set}), 3);
+      ADD_FAILURE() << set;
+    } catch (const RecipeError& error) {
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST_F(Runs, AccumulatedMicroBatchesEqualTheBigBatch) {
   auto head = [&](const std::string& name, std::vector<std::string> sets) {
     sets.insert(sets.end(), {"adapter.dropout=0", "backbone.drop_path=0", "optimizer.type=sgd",

@@ -32,6 +32,10 @@ BackboneCheckpoint load_backbone_checkpoint(const std::filesystem::path& file);
 BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
                                             const std::filesystem::path& file);
 
+/// Leaves the first `blocks` blocks of a ViT and all around them, as if the file held no more; the
+/// hash becomes that of what is left. Errors: Error when it is no ViT or has fewer blocks.
+void keep_first_blocks(BackboneCheckpoint& checkpoint, int64_t blocks);
+
 /// See vit_variant and bit_variant. Errors: Error naming the nearest known variant.
 BackboneArchitecture backbone_variant(const std::string& name);
 /// "vit_small_patch14", "resnetv2_50x1_bit", ... (see vit_name, bit_name).
