@@ -101,11 +101,15 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
   return adapter;
 }
 
-void apply_adapter(const AdapterFile& file, TunedModel& model) {
-  if (file.backbone.hash != model.identity.hash)
+void check_backbone(const AdapterFile& file, const BackboneIdentity& backbone) {
+  if (file.backbone.hash != backbone.hash)
     throw Error("the adapter was trained on " + file.backbone.name + " (weights " +
-                file.backbone.hash.substr(0, 12) + "), got " + model.identity.name + " (weights " +
-                model.identity.hash.substr(0, 12) + ")");
+                file.backbone.hash.substr(0, 12) + "), got " + backbone.name + " (weights " +
+                backbone.hash.substr(0, 12) + ")");
+}
+
+void apply_adapter(const AdapterFile& file, TunedModel& model) {
+  check_backbone(file, model.identity);
   const NamedTensors wanted = model.trainable();
   at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : wanted) {

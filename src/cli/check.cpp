@@ -8,6 +8,7 @@
 #include "convpass/train/progress.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
+#include "src/train/splits.h"
 
 namespace convpass::cli {
 namespace {
@@ -18,10 +19,11 @@ std::string mebibytes(double bytes) {
   return text;
 }
 
-/// Sizes of the splits; a path that is not there yet is said, not an error: the data may lie on
-/// another machine.
+/// Sizes of the splits and the first thing that is wrong with them, which ends the command after
+/// the rest of its report: the data may lie on another machine.
 struct DataReport {
   int64_t train_images = 0, classes = 0;
+  std::string fault;
 };
 
 DataReport report_data(const Recipe& recipe) {
@@ -36,13 +38,19 @@ DataReport report_data(const Recipe& recipe) {
       if (name != "train") return;
       report.train_images = dataset->size();
       report.classes = static_cast<int64_t>(dataset->classes().size());
-    } catch (const FileError& error) {
-      say("data." + name + ": " + error.what());
+    } catch (const Error& error) {
+      if (report.fault.empty()) report.fault = error.what();
     }
   };
   open(recipe.data.train, "train");
   open(recipe.data.val, "val");
   open(recipe.data.test, "test");
+  // Whether the splits fit together; without labels that is for the teachers' classes to say.
+  if (report.fault.empty() && recipe.data.train && report.classes > 0) try {
+      open_splits(recipe, {});
+    } catch (const Error& error) {
+      report.fault = error.what();
+    }
   return report;
 }
 
@@ -63,7 +71,10 @@ void report_model(const Recipe& recipe, const TunedModel& model) {
   double trainable = 4.0 * static_cast<double>(model.trainable_parameters());
   double moments = recipe.optimizer.type == OptimizerType::sgd ? 1 : 2;
   double activations = activation_bytes(recipe, model);
-  say(model.backbone->describe());
+  say(model.backbone->describe() + (recipe.backbone.image_size.empty()
+                                        ? " (the checkpoint's own size; backbone.image_size sets "
+                                          "another)"
+                                        : ""));
   say("parameters: " + std::to_string(model.total_parameters()) +
       ", trainable: " + std::to_string(model.trainable_parameters()));
   say("adapter file: about " + mebibytes(trainable));
@@ -108,6 +119,7 @@ int run_check(const Arguments& arguments) {
   report_model(recipe, model);
   if (data.train_images > 0) report_steps(recipe, data.train_images);
   print(recipe_json(recipe));
+  if (!data.fault.empty()) throw Error(data.fault);
   return 0;
 }
 
@@ -120,7 +132,8 @@ const Command& check_command() {
       .summary = "Resolves and validates a recipe, builds its model, estimates memory and steps.",
       .details =
           "Prints the resolved recipe on stdout and the estimates on stderr; images are counted, "
-          "not decoded.",
+          "not decoded. Data that is missing or does not fit ends it with status 2, after the "
+          "report.",
       .options = {{"--set", "K=V", "overlays one value of the recipe", true}},
       .min_positional = 1,
       .max_positional = 1,

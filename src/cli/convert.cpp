@@ -162,6 +162,9 @@ void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const 
 
 int run_convert(const Arguments& arguments) {
   fs::path in = arguments.positional()[0], out = arguments.positional()[1];
+  if (std::error_code none; fs::equivalent(in, out, none))
+    throw UsageError("convert: the output " + json_quote(out.string()) +
+                     " is the input, wanted another name");
   TensorMap map = load_tensors(in);
   auto format = map.metadata.find("format");
   if (format != map.metadata.end() && format->second == "convpass-adapter") {

@@ -67,6 +67,7 @@ void describe_content(const fs::path& file, const TensorMap& map, Json& out) {
 
 int run_inspect(const Arguments& arguments) {
   fs::path file = arguments.positional()[0];
+  if (fs::is_regular_file(file / "adapter.safetensors")) file /= "adapter.safetensors";
   TensorMap map = load_tensors(file);
   Json out{{"file", file.string()}, {"format", map.format}};
   describe_content(file, map, out);
@@ -95,7 +96,7 @@ int run_inspect(const Arguments& arguments) {
 const Command& inspect_command() {
   static const Command command{
       .name = "inspect",
-      .synopsis = "FILE [--tensors]",
+      .synopsis = "FILE|RUN [--tensors]",
       .summary = "Says what a checkpoint or adapter file holds.",
       .details =
           "Prints one JSON object: format, what it is, architecture, parameters, bytes, metadata.",

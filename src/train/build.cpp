@@ -219,6 +219,7 @@ void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& 
   model.identity.hash = checkpoint.hash;
   model.identity.position_resize = std::visit(PositionResizeName{}, architecture);
   model.identity.normalization = checkpoint.normalization;
+  if (known != nullptr) check_backbone(*known, model.identity);  // before its size is looked at
   model.backbone_trainable = recipe.backbone.trainable;
   model.backbone = std::visit(MakeBackbone{recipe, checkpoint.backbone}, architecture);
 }

@@ -227,13 +227,15 @@ bool Distiller::ask_replayed(const Dataset& dataset, const StreamOptions& option
     views.push_back(
         {.pipeline = pipelines_[i].get(), .draw = independent ? static_cast<int64_t>(i) + 1 : 0});
   BatchStream stream(dataset, views, options);
-  Progress progress("storing predictions", replayed_batches_, "batch");
+  Progress progress("storing predictions",
+                    replayed_batches_ * std::min(options.batch_size, dataset.size()), "image");
+  int64_t done = 0;
   Batch batch;
   for (int64_t step = 0; step < replayed_batches_; ++step) {
     if (stop_requested()) return false;
     stream.next(batch);
     put(batch.indices, ask_views(batch, 0, mix_of(recipe_, batch, student_size_)));
-    progress.update(step + 1);
+    progress.update(done += static_cast<int64_t>(batch.indices.size()));
   }
   progress.finish();
   return true;

@@ -9,6 +9,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
+#include "convpass/train/progress.h"
 
 namespace convpass {
 
@@ -34,6 +35,8 @@ RunDir::RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume)
       throw FileError(stored,
                       "is of another recipe than the one given: a run resumes with its own");
   }
+  if (resume && !std::filesystem::exists(stored))
+    say("nothing to resume in " + folder_.string() + ": the run begins");
   if (::access(folder_.c_str(), W_OK | X_OK) != 0)
     throw FileError(folder_, std::string("cannot be written: ") + std::strerror(errno));
 }

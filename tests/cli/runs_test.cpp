@@ -124,7 +124,7 @@ TEST_F(CommandLineRuns, TrainEvalPredictInspectAndConvertGoTogether) {
   EXPECT_EQ(Json::parse(first)["classes"].size(), 2u);
   EXPECT_TRUE(Json::parse(second).contains("error"));
 
-  const Json inspected = Json::parse(run({"inspect", adapter.string()}).out);
+  const Json inspected = Json::parse(run({"inspect", out.string()}).out);
   EXPECT_EQ(inspected["what"], "convpass adapter");
   ASSERT_EQ(run({"convert", adapter.string(), (folder() / "official.pt").string()}).status, 0);
   Result back =
@@ -136,6 +136,52 @@ TEST_F(CommandLineRuns, TrainEvalPredictInspectAndConvertGoTogether) {
   ASSERT_EQ(before.tensors.size(), after.tensors.size());
   for (const auto& [name, tensor] : before.tensors)
     EXPECT_TRUE(at::equal(tensor, after.at(name))) << name;
+}
+
+TEST_F(CommandLineRuns, CheckReportsAllAndEndsWithTwoWhereTheDataDoesNotFit) {
+  const std::string recipe = (folder() / "recipe.json").string();
+  EXPECT_EQ(run({"check", recipe}).status, 0);
+  const fs::path other = folder() / "other";
+  for (const char* name : {"a", "stranger"}) {
+    fs::create_directories(other / name);
+    fs::copy_file(folder() / "images/test/a/0.bmp", other / name / "0.bmp");
+  }
+  for (const auto& [set, text] :
+       {std::pair{std::string("data.train.path=") + (folder() / "absent").string(), "absent"},
+        {std::string("data.test.path=") + other.string(), "data.test: "}}) {
+    const Result checked = run({"check", recipe, "--set", set});
+    EXPECT_EQ(checked.status, 2) << set;
+    EXPECT_TRUE(Json::accept(checked.out)) << checked.out;
+    EXPECT_NE(checked.err.find("memory for training"), std::string::npos) << checked.err;
+    EXPECT_NE(checked.err.rfind(text), std::string::npos) << checked.err;
+  }
+}
+
+TEST_F(CommandLineRuns, AnAdapterOnABackboneOfAnotherPatchNamesBothBackbones) {
+  ASSERT_EQ(run(training(folder() / "run")).status, 0);
+  VitConfig config;
+  config.width = 32;
+  config.depth = config.heads = 2;
+  config.hidden = 64;
+  config.patch = 3;
+  config.grid_height = config.grid_width = 4;
+  save_safetensors(folder() / "weights/other.safetensors", Vit::random_weights(config, 1));
+  const Result refused = run({"predict", (folder() / "run").string(), "x.bmp", "--backbone",
+                              (folder() / "weights/other.safetensors").string()});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_NE(refused.err.find("the adapter was trained on vit width 32 depth 2 heads 2 patch 4"),
+            std::string::npos)
+      << refused.err;
+  EXPECT_NE(refused.err.find("got vit width 32 depth 2 heads 2 patch 3"), std::string::npos)
+      << refused.err;
+}
+
+TEST_F(CommandLineRuns, NothingIsConvertedOverItself) {
+  const auto before = read_file(weights());
+  const Result refused = run({"convert", weights().string(), weights().string()});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_NE(refused.err.find("is the input"), std::string::npos) << refused.err;
+  EXPECT_EQ(read_file(weights()), before);
 }
 
 TEST_F(CommandLineRuns, TenKillsAtRandomMomentsAndResumingEndInTheSameBytes) {

@@ -30,6 +30,9 @@ void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter)
 /// Errors: FileError (damaged, not an adapter of ours, a newer version, tensors that do not fit).
 AdapterFile load_adapter(const std::filesystem::path& file);
 
+/// Errors: Error when the backbone is another than the file's (both names and hashes are shown).
+void check_backbone(const AdapterFile& file, const BackboneIdentity& backbone);
+
 /// Puts the weights of the file into a model built for it. Errors: Error when the backbone is
 /// another (both names and hashes are shown), or a tensor is missing, left over or of another
 /// shape.

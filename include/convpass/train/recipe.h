@@ -27,7 +27,7 @@ struct BackboneConfig {
   std::filesystem::path weights;  ///< empty: random weights of `variant`
   std::string variant = "auto";
   std::vector<int64_t> image_size;  ///< empty = the checkpoint's; one number = square
-  int64_t blocks = 0;  ///< of a ViT the first so many; 0 = all
+  int64_t blocks = 0;               ///< of a ViT the first so many; 0 = all
   Pool pool = Pool::automatic;
   double drop_path = 0.0;
   bool trainable = false;
