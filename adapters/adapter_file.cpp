@@ -110,7 +110,7 @@ void check_backbone(const AdapterFile& file, const BackboneIdentity& backbone) {
 
 void apply_adapter(const AdapterFile& file, TunedModel& model) {
   check_backbone(file, model.identity);
-  const NamedTensors wanted = model.trainable();
+  const NamedTensors wanted = model.state();
   at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : wanted) {
     auto found = file.weights.tensors.find(name);

@@ -64,6 +64,13 @@ NamedTensors TunedModel::trainable() const {
   return all;
 }
 
+NamedTensors TunedModel::state() const {
+  NamedTensors all = trainable();
+  if (backbone_trainable)
+    for (auto& [name, tensor] : backbone->buffers()) all.emplace_back("backbone." + name, tensor);
+  return all;
+}
+
 void TunedModel::to(c10::Device device, Precision precision) {
   backbone->to(device, precision);
   backbone->set_trainable(backbone_trainable);

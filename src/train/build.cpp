@@ -265,7 +265,7 @@ InputConfig resolve_input(const InputConfig& input, const TunedModel& model) {
 AdapterFile adapter_file_of(const Recipe& recipe, const TunedModel& model, const InputConfig& input,
                             const std::vector<std::string>& classes) {
   AdapterFile file;
-  for (const auto& [name, tensor] : model.trainable())
+  for (const auto& [name, tensor] : model.state())
     file.weights.tensors[name] = tensor.detach().cpu().clone();
   file.backbone = model.identity;
   file.image_size = model.backbone->image_size();

@@ -9,8 +9,8 @@
 
 namespace convpass {
 
-/// Exponential moving average of weights, as timm's ModelEmaV2: it starts at the initial weights
-/// and after each step becomes decay * average + (1 - decay) * weight; no warm-up, no bias
+/// Exponential moving average of weights and buffers, as timm's ModelEmaV2: it starts at the initial
+/// ones and after each step becomes decay * average + (1 - decay) * weight; no warm-up, no bias
 /// correction.
 class Ema {
  public:

@@ -34,7 +34,7 @@ class TunedTeacher : public Teacher {
  protected:
   void set_identity() {
     TensorMap trained;
-    for (const auto& [name, tensor] : model_.trainable()) trained.tensors[name] = tensor.detach();
+    for (const auto& [name, tensor] : model_.state()) trained.tensors[name] = tensor.detach();
     identity_ = model_.identity.hash + "+" + weights_hash(trained);
   }
   TunedModel model_;

@@ -74,7 +74,7 @@ class Trainer {
         trainable_(prepare_trainable()),
         optimizer_(recipe.optimizer, trainable_),
         inputs_(model_, whole_images(), training_view_, input_options()) {
-    if (recipe.train.ema_decay > 0) ema_.emplace(recipe.train.ema_decay, model_.trainable());
+    if (recipe.train.ema_decay > 0) ema_.emplace(recipe.train.ema_decay, model_.state());
     batches_per_epoch_ = inputs_.batches_per_epoch();
     steps_per_epoch_ = std::max<int64_t>(1, batches_per_epoch_ / recipe.train.accumulate);
     total_steps_ =
@@ -312,8 +312,8 @@ class Trainer {
       best_ = {.top1 = top1, .epoch = epoch, .average = average_is_better_, .weights = {}};
       if (recipe_.select == SelectRule::best_val)
         best_.weights = average_is_better_
-                            ? with_average([&] { return copy_of(model_.trainable()); })
-                            : copy_of(model_.trainable());
+                            ? with_average([&] { return copy_of(model_.state()); })
+                            : copy_of(model_.state());
     }
     char text[120];
     const int end = std::snprintf(text, sizeof text, "epoch %lld: val top-1 %.2f %%",
@@ -347,7 +347,7 @@ class Trainer {
     Json last = nullptr, test = nullptr;
     if (splits_.val && (take_best || !splits_.test)) last = evaluated(*splits_.val, "val");
     if (stop_requested()) return {};
-    if (take_best) load_into(model_.trainable(), best_.weights);
+    if (take_best) load_into(model_.state(), best_.weights);
     save_adapter(run_.adapter(),
                  adapter_file_of(recipe_, model_, input_, splits_.train->classes()));
     if (splits_.test) test = evaluated(*splits_.test, "test");
@@ -398,6 +398,7 @@ class Trainer {
       for (const auto& [name, tensor] : tensors.tensors) map.tensors[part + "/" + name] = tensor;
     };
     add("model", copy_of(trainable_));
+    add("buffers", copy_of(model_.backbone->buffers()));
     if (ema_) add("average", ema_->state());
     add("optimizer", optimizer_.state());
     add("best", best_.weights);
@@ -430,6 +431,7 @@ class Trainer {
                   " and best epoch " + std::to_string(best_epoch) + ", wanted 0 to " +
                   std::to_string(total_steps_));
     load_into(trainable_, part("model"));
+    load_into(model_.backbone->buffers(), part("buffers"));
     if (ema_) ema_->load_state(part("average"));
     optimizer_.load_state(part("optimizer"));
     best_.weights = part("best");

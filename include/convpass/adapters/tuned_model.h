@@ -43,7 +43,7 @@ struct BackboneIdentity {
 };
 
 /// Backbone, adapter and head. What is trainable is what is saved, and is whole parts: the head
-/// always, the adapter if there is one, the backbone when it was set trainable.
+/// always, the adapter if there is one, the backbone, its buffers too, when it was set trainable.
 struct TunedModel {
   std::unique_ptr<Backbone> backbone;
   BackboneIdentity identity;
@@ -58,6 +58,9 @@ struct TunedModel {
   at::Tensor logits(const at::Tensor& images, const Pass& pass) const;
   /// Adapter, head ("head.weight", "head.bias"), backbone ("backbone." + timm name) in this order.
   NamedTensors trainable() const;
+  /// What a run changes and a file keeps: what is trainable, then the buffers ("backbone." + timm
+  /// name) of a backbone that is.
+  NamedTensors state() const;
   int64_t trainable_parameters() const;
   int64_t total_parameters() const;
   int64_t classes() const;

@@ -81,6 +81,9 @@ class Backbone {
   virtual int64_t step_values(const Adapter* adapter, bool trainable) const = 0;
   virtual std::array<int64_t, 2> image_size() const = 0;  ///< height, width
   virtual NamedTensors parameters() const = 0;            ///< as held now; timm's names
+  /// Running statistics (float32) that forward() updates in training and reads in evaluation, under
+  /// timm's names; part of the weights though no gradient moves them. Empty without batch norm.
+  virtual NamedTensors buffers() const { return {}; }
   /// Moves weights; with f32 -> bf16 the frozen weights are held once, in bf16.
   virtual void to(c10::Device device, Precision precision) = 0;
   /// Makes every weight trainable (full fine-tuning); such a backbone stays in f32. Or freezes it,
