@@ -3,7 +3,8 @@
 # scratch; the first 6 blocks of the demo's ViT-S/14, frozen, with Convpass) learn from the demo's
 # fine-tuned ViT-S/14 on 10,000 images without their labels: every view at equal steps, and `mix` at
 # two and four times the steps, each with three seeds. STEPS (default 100) is the length of a run, SEEDS
-# the seeds. Runs are resumed and finished ones kept, so that it can be stopped at any time.
+# the seeds. Runs are resumed and finished ones kept, so that it can be stopped at any time. What the
+# teacher says is stored and serves both students. study_table.py prints the result.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 convpass=$1 out=$2
@@ -25,23 +26,26 @@ run() {
 }
 
 for seed in "${seeds[@]}"; do
-  for student in bit vit; do
-    declare -n settings=$student
-    for view in "${views[@]}"; do
-      extra=(--set distill.view="$view" --set distill.ensemble_crops=16)
+  for view in "${views[@]}"; do
+    extra=(--set distill.view="$view" --set distill.ensemble_crops=16 --set train.seed="$seed")
+    case $view in
+      fix_rs) ;;
+      *_rc | fix_cc) extra+=(--set augment.flip=0.5 --set augment.resize_to=64) ;;
+      *) extra+=(--set augment.flip=0.5) ;;
+    esac
+    factors=(1)
+    [ "$view" = mix ] && factors=(1 2 4)
+    for factor in "${factors[@]}"; do
       case $view in
-        fix_rs) ;;
-        *_rc | fix_cc) extra+=(--set augment.flip=0.5 --set augment.resize_to=64) ;;
-        *) extra+=(--set augment.flip=0.5) ;;
+        fix_*) store=$out/$view.store ;;  # asked once, whatever the seed
+        *) store=$out/$view-x$factor-seed$seed.store ;;
       esac
-      # What is asked once is the same for both students and all seeds.
-      case $view in fix_*) extra+=(--set distill.store.file="$out/$view.store") ;; esac
-      factors=(1)
-      [ "$view" = mix ] && factors=(1 2 4)
-      for factor in "${factors[@]}"; do
-        name=$student-$view-x$factor-seed$seed
-        run "$name" $((factor * steps)) "${settings[@]}" "${extra[@]}" --set train.seed="$seed"
+      for student in bit vit; do
+        declare -n settings=$student
+        run "$student-$view-x$factor-seed$seed" $((factor * steps)) "${settings[@]}" "${extra[@]}" \
+          --set distill.store.file="$store"
       done
     done
   done
 done
+python3 scripts/study_table.py "$out"
