@@ -118,9 +118,11 @@ void apply_adapter(const AdapterFile& file, TunedModel& model) {
     if (found->second.sizes() != tensor.sizes())
       throw Error("adapter: tensor " + name + ": got shape " + shape_text(found->second) +
                   ", wanted " + shape_text(tensor));
-    if (!found->second.is_floating_point())
+    const bool numbers = tensor.is_floating_point();
+    if (found->second.is_floating_point() != numbers)
       throw Error("adapter: tensor " + name + ": got type " +
-                  c10::toString(found->second.scalar_type()) + ", wanted a floating point type");
+                  c10::toString(found->second.scalar_type()) + ", wanted " +
+                  (numbers ? "a floating point type" : "whole numbers"));
     tensor.copy_(found->second);
   }
   if (wanted.size() != file.weights.tensors.size())

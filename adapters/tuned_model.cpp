@@ -64,10 +64,16 @@ NamedTensors TunedModel::trainable() const {
   return all;
 }
 
-NamedTensors TunedModel::state() const {
-  NamedTensors all = trainable();
+NamedTensors TunedModel::buffers() const {
+  NamedTensors all;
   if (backbone_trainable)
     for (auto& [name, tensor] : backbone->buffers()) all.emplace_back("backbone." + name, tensor);
+  return all;
+}
+
+NamedTensors TunedModel::state() const {
+  NamedTensors all = trainable();
+  for (auto& buffer : buffers()) all.push_back(std::move(buffer));
   return all;
 }
 

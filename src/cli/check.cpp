@@ -86,9 +86,10 @@ void report_model(const Recipe& recipe, const TunedModel& model) {
 
 void report_steps(const Recipe& recipe, int64_t images) {
   const TrainConfig& train = recipe.train;
-  const BatchOrder order(
-      images,
-      {.batch_size = train.batch_size, .drop_last = train.drop_last, .small_set = train.small_set});
+  const BatchOrder order(images, {.batch_size = train.batch_size,
+                                  .drop_last = train.drop_last,
+                                  .small_set = train.small_set,
+                                  .repeats = recipe.augment.repeated});
   int64_t per_epoch = std::max<int64_t>(1, order.steps_per_epoch() / train.accumulate);
   int64_t total = train.steps > 0 ? train.steps : train.epochs * per_epoch;
   say("steps: " + std::to_string(per_epoch) + " an epoch, " + std::to_string(total) +

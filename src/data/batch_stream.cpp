@@ -81,8 +81,14 @@ std::vector<PlannedView> plan(const std::vector<View>& views, bool training) {
   return planned;
 }
 
+int64_t count_epoch(int64_t size, const StreamOptions& options) {
+  constexpr int64_t kRound = 256;  // timm's selected_round
+  return options.training && options.repeats > 1 && size >= kRound ? size / kRound * kRound : size;
+}
+
 int64_t count_steps(int64_t size, const StreamOptions& options) {
   TORCH_CHECK(size > 0, "a batch stream needs a sample");
+  TORCH_CHECK(options.repeats > 0, "a batch stream repeats each sample at least once");
   TORCH_CHECK(options.batch_size > 0 && options.workers > 0,
               "a batch stream needs a batch size and workers above 0");
   if (options.training && options.drop_last) return std::max<int64_t>(size / options.batch_size, 1);
@@ -109,7 +115,10 @@ uint64_t view_key(uint64_t seed, int64_t epoch, int64_t index, int64_t draw, int
 }
 
 BatchOrder::BatchOrder(int64_t size, const StreamOptions& options)
-    : size_(size), steps_(count_steps(size, options)), options_(options) {}
+    : size_(size),
+      epoch_size_(count_epoch(size, options)),
+      steps_(count_steps(epoch_size_, options)),
+      options_(options) {}
 
 std::shared_ptr<const std::vector<int64_t>> BatchOrder::shuffled(int64_t epoch) {
   std::lock_guard lock(mutex_);
@@ -126,24 +135,30 @@ int64_t BatchOrder::replayed(int64_t step) const {
   return options_.replay_epochs > 0 ? step % (options_.replay_epochs * steps_) : step;
 }
 
-std::vector<int64_t> BatchOrder::indices(int64_t step) {
+BatchSamples BatchOrder::samples(int64_t step) {
   step = replayed(step);
   const int64_t batch = options_.batch_size;
+  BatchSamples samples;
   if (options_.training && options_.small_set == SmallSet::with_replacement && size_ < batch) {
     Rng rng(options_.seed, static_cast<uint64_t>(step), 0, Purpose::resample);
-    std::vector<int64_t> drawn(static_cast<size_t>(batch));
-    for (int64_t& index : drawn) index = rng.below(size_);
-    return drawn;
+    std::map<int64_t, int64_t> seen;
+    for (int64_t row = 0; row < batch; ++row) {
+      const int64_t index = rng.below(size_);
+      samples.indices.push_back(index);
+      samples.copies.push_back(seen[index]++);
+    }
+    return samples;
   }
   const int64_t first = step % steps_ * batch;
-  std::vector<int64_t> indices(static_cast<size_t>(std::min(batch, size_ - first)));
-  if (options_.training) {
-    const auto order = shuffled(step / steps_);
-    std::copy_n(order->begin() + first, indices.size(), indices.begin());
-  } else {
-    std::iota(indices.begin(), indices.end(), first);
+  const int64_t end = std::min(first + batch, epoch_size_);
+  const auto order = options_.training ? shuffled(step / steps_) : nullptr;
+  const int64_t repeats = options_.training ? options_.repeats : 1;
+  for (int64_t place = first; place < end; ++place) {
+    const int64_t image = place / repeats;
+    samples.indices.push_back(order ? (*order)[static_cast<size_t>(image)] : image);
+    samples.copies.push_back(place % repeats);
   }
-  return indices;
+  return samples;
 }
 
 struct BatchStream::State {
@@ -176,11 +191,12 @@ struct BatchStream::State {
         end(options_.training ? std::numeric_limits<int64_t>::max() : order.steps_per_epoch()),
         cache(dataset_.size(), changing && dataset_.in_memory() ? 0 : options_.cache_bytes) {}
 
-  // Copies of a sample within a batch differ even where a view is fixed.
+  // Copies of a sample differ even where a view is fixed.
   static bool changes(const std::vector<PlannedView>& views, const StreamOptions& options) {
     return std::any_of(views.begin(), views.end(), [&](const PlannedView& planned) {
       return planned.random &&
-             (!planned.view.fixed || options.small_set == SmallSet::with_replacement);
+             (!planned.view.fixed || options.small_set == SmallSet::with_replacement ||
+              options.repeats > 1);
     });
   }
 
@@ -212,7 +228,9 @@ struct BatchStream::State {
     batch.step = step;
     batch.replayed = order.replayed(step);
     const int64_t epoch = batch.replayed / order.steps_per_epoch();
-    batch.indices = order.indices(step);
+    BatchSamples samples = order.samples(step);
+    batch.indices = std::move(samples.indices);
+    batch.copies = std::move(samples.copies);
     const auto count = static_cast<int64_t>(batch.indices.size());
     for (const PlannedView& planned : views) {
       const ImagePipeline& pipeline = *planned.view.pipeline;
@@ -221,11 +239,9 @@ struct BatchStream::State {
     batch.images = batch.views.front();
     batch.labels = at::empty({count}, at::kLong);
     auto* labels = batch.labels.mutable_data_ptr<int64_t>();
-    std::map<int64_t, int64_t> seen;
     for (int64_t row = 0; row < count; ++row) {
       const int64_t index = batch.indices[static_cast<size_t>(row)];
-      batch.copies.push_back(seen[index]++);
-      const auto images = views_of(index, epoch, batch.copies.back());
+      const auto images = views_of(index, epoch, batch.copies[static_cast<size_t>(row)]);
       for (size_t i = 0; i < views.size(); ++i) {
         views[i].view.pipeline->normalise(
             (*images)[views[i].pixels],

@@ -177,6 +177,11 @@ void fields(FieldVisitor& visitor, AugmentConfig& config) {
                 above(0));
   visitor.field("flip", config.flip, "probability of a left-right flip", between(0, 1));
   fields(visitor, config.mix);
+  visitor.field(
+      "repeated", config.repeated,
+      "repeated augmentation: each drawn image stands so many times in an epoch, each copy "
+      "augmented by itself; the epoch keeps its length",
+      between(1, 64));
 }
 
 bool AugmentConfig::same_draw(const AugmentConfig& other) const {

@@ -257,7 +257,8 @@ MadeFrom Distiller::made_from(const Dataset& dataset, const StreamOptions& optio
   if (!config_.fixed())
     from["order"] = "seed " + std::to_string(options.seed) + ", batches of " +
                     std::to_string(options.batch_size) + ", " +
-                    std::to_string(replayed_batches_ / epoch_batches_) + " epochs";
+                    std::to_string(replayed_batches_ / epoch_batches_) + " epochs" +
+                    (options.repeats > 1 ? ", repeats " + std::to_string(options.repeats) : "");
   return from;
 }
 
@@ -278,8 +279,8 @@ bool Distiller::ask_ahead(const Dataset& dataset, const StreamOptions& options) 
                       "got " + std::to_string(train.accumulate) + " with " +
                           std::to_string(epoch_batches_) +
                           " batches an epoch and distill.store, wanted a divisor of it");
-  epoch_rows_ =
-      options.drop_last ? std::min(batch_size_, dataset.size()) * epoch_batches_ : dataset.size();
+  epoch_rows_ = options.drop_last ? std::min(batch_size_, order.epoch_size()) * epoch_batches_
+                                  : order.epoch_size();
   if (options.small_set == SmallSet::with_replacement && dataset.size() < batch_size_)
     epoch_rows_ = batch_size_;
   auto produce = [&](const PutBatch& put) {

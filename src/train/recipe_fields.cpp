@@ -37,6 +37,22 @@ void fields(FieldVisitor& visitor, BackboneConfig& config) {
                 "train every weight of the backbone (full fine-tuning)");
 }
 
+void fields(FieldVisitor& visitor, EmaConfig& config) {
+  visitor.field(
+      "ema_decay", config.decay,
+      "decay of an exponential moving average of the weights, which is evaluated beside "
+      "them and kept where it is better on data.val (or where there is none); 0: no average",
+      between(0, 0.9999999));
+  visitor.choice("ema_form", config.form, {"v2", "v3"},
+                 "v2: the same decay from the first step (USI); v3: may start late and warm up; "
+                 "both as in timm");
+  visitor.field("ema_start", config.start, "v3: steps in which the average is a copy", at_least(0));
+  visitor.field("ema_warmup", config.warmup,
+                "v3: the decay rises to its value, from 1 - (1 + t)^(-2/3) after t steps");
+  visitor.field("ema_copy_buffers", config.copy_buffers,
+                "v3: running statistics of batch norm are copied, not averaged");
+}
+
 void fields(FieldVisitor& visitor, TrainConfig& config) {
   visitor.field("epochs", config.epochs, "passes over the training set", between(1, 1e6));
   visitor.field("steps", config.steps,
@@ -72,11 +88,7 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
   visitor.field("save_minutes", config.save_minutes,
                 "a checkpoint also when so many minutes have passed since the last; 0: not",
                 at_least(0));
-  visitor.field(
-      "ema_decay", config.ema_decay,
-      "decay of an exponential moving average of the weights, which is evaluated beside "
-      "them and kept where it is better on data.val (or where there is none); 0: no average",
-      between(0, 0.9999999));
+  fields(visitor, config.ema);
 }
 
 void fields(FieldVisitor& visitor, Recipe& recipe) {

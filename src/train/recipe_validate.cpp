@@ -114,6 +114,22 @@ void check_augment(const Checker& check, const AugmentConfig& augment) {
                 "got pixels without the crop \"random\", which alone is cut from them");
 }
 
+void check_repeats(const Checker& check, const Recipe& recipe) {
+  if (recipe.augment.repeated == 1) return;
+  check.require(recipe.train.small_set == SmallSet::one_batch, "/augment/repeated",
+                "got " + std::to_string(recipe.augment.repeated) +
+                    " with train.small_set \"with_replacement\", wanted 1: such a batch repeats "
+                    "images by itself");
+}
+
+void check_average(const Checker& check, const EmaConfig& ema) {
+  if (ema.form == EmaForm::v3) return;
+  const std::string wanted = " with train.ema_form \"v2\", wanted the form \"v3\" that has it";
+  check.require(ema.start == 0, "/train/ema_start", "got " + std::to_string(ema.start) + wanted);
+  check.require(!ema.warmup, "/train/ema_warmup", "got true" + wanted);
+  check.require(!ema.copy_buffers, "/train/ema_copy_buffers", "got true" + wanted);
+}
+
 void check_mixing(const Checker& check, const Recipe& recipe) {
   const MixConfig& mix = recipe.augment.mix;
   if (!mix.on()) return;
@@ -277,8 +293,10 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_data(check, recipe, needs_data);
   check_input(check, recipe);
   check_distillation(check, recipe, needs_data);
+  check_average(check, recipe.train.ema);
   if (recipe.rule != RecipeRule::none) return;  // it has yet to fill in what the rest goes with
   check_augment(check, recipe.augment);
+  check_repeats(check, recipe);
   check_mixing(check, recipe);
   check_schedule(check, recipe);
 }

@@ -51,7 +51,7 @@ void load_into(const NamedTensors& tensors, const TensorMap& map) {
     auto found = map.tensors.find(name);
     if (found == map.tensors.end() || found->second.sizes() != tensor.sizes())
       throw Error("checkpoint: tensor " + name + " is missing or of another shape");
-    if (!found->second.is_floating_point())
+    if (found->second.is_floating_point() != tensor.is_floating_point())
       throw Error("checkpoint: tensor " + name + " is of another type");
     tensor.copy_(found->second);
   }
@@ -74,7 +74,8 @@ class Trainer {
         trainable_(prepare_trainable()),
         optimizer_(recipe.optimizer, trainable_),
         inputs_(model_, whole_images(), training_view_, input_options()) {
-    if (recipe.train.ema_decay > 0) ema_.emplace(recipe.train.ema_decay, model_.state());
+    if (recipe.train.ema.decay > 0)
+      ema_.emplace(recipe.train.ema, model_.trainable(), model_.buffers());
     batches_per_epoch_ = inputs_.batches_per_epoch();
     steps_per_epoch_ = std::max<int64_t>(1, batches_per_epoch_ / recipe.train.accumulate);
     total_steps_ =
@@ -143,7 +144,8 @@ class Trainer {
                       .workers = worker_count(recipe_.train),
                       .cache_bytes = recipe_.data.cache_mb << 20,
                       .drop_last = recipe_.train.drop_last,
-                      .small_set = recipe_.train.small_set};
+                      .small_set = recipe_.train.small_set,
+                      .repeats = recipe_.augment.repeated};
     if (distiller_) {
       options.stream.replay_epochs = distiller_->replay_epochs();
       options.further_views = distiller_->views();
@@ -227,7 +229,7 @@ class Trainer {
           "checkpoint in " +
           run_.folder().string() + " is kept");
     optimizer_.step(rate());
-    if (ema_) ema_->update();
+    if (ema_) ema_->update(step_ + 1);
     return mean_loss;
   }
 
@@ -311,9 +313,8 @@ class Trainer {
     if (top1 > best_.top1) {
       best_ = {.top1 = top1, .epoch = epoch, .average = average_is_better_, .weights = {}};
       if (recipe_.select == SelectRule::best_val)
-        best_.weights = average_is_better_
-                            ? with_average([&] { return copy_of(model_.state()); })
-                            : copy_of(model_.state());
+        best_.weights = average_is_better_ ? with_average([&] { return copy_of(model_.state()); })
+                                           : copy_of(model_.state());
     }
     char text[120];
     const int end = std::snprintf(text, sizeof text, "epoch %lld: val top-1 %.2f %%",
@@ -398,7 +399,7 @@ class Trainer {
       for (const auto& [name, tensor] : tensors.tensors) map.tensors[part + "/" + name] = tensor;
     };
     add("model", copy_of(trainable_));
-    add("buffers", copy_of(model_.backbone->buffers()));
+    add("buffers", copy_of(model_.buffers()));
     if (ema_) add("average", ema_->state());
     add("optimizer", optimizer_.state());
     add("best", best_.weights);
@@ -431,7 +432,7 @@ class Trainer {
                   " and best epoch " + std::to_string(best_epoch) + ", wanted 0 to " +
                   std::to_string(total_steps_));
     load_into(trainable_, part("model"));
-    load_into(model_.backbone->buffers(), part("buffers"));
+    load_into(model_.buffers(), part("buffers"));
     if (ema_) ema_->load_state(part("average"));
     optimizer_.load_state(part("optimizer"));
     best_.weights = part("best");

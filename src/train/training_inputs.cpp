@@ -38,7 +38,9 @@ Batch TrainingInputs::next() {
   }
   batch.step = next_++;
   batch.replayed = order_->replayed(batch.step);
-  batch.indices = order_->indices(batch.step);
+  BatchSamples samples = order_->samples(batch.step);
+  batch.indices = std::move(samples.indices);
+  batch.copies = std::move(samples.copies);
   const at::Tensor rows = at::tensor(batch.indices, at::kLong).to(features_.device());
   batch.images = features_.index_select(0, rows);
   batch.labels = labels_.index_select(0, rows);

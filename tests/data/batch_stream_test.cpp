@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -406,6 +409,56 @@ TEST(BatchStream, DrawsASmallSetWithReplacement) {
   // A set that fills a batch is shuffled as ever.
   BatchStream whole(dataset, pipeline, {.batch_size = 10, .small_set = SmallSet::with_replacement});
   EXPECT_EQ(take(whole, 1)[0].indices, epoch_order(42, 0, 10));
+}
+
+TEST(BatchOrder, RepeatsImagesAsTimmsSamplerInOneProcess) {
+  std::ifstream file(std::filesystem::path(CONVPASS_TEST_DATA) / "timm_training.json");
+  for (const auto& wanted : nlohmann::json::parse(file).at("repeats")) {
+    const auto size = wanted.at("size").get<int64_t>();
+    const auto repeats = wanted.at("repeats").get<int64_t>();
+    auto images = wanted.at("images").get<std::vector<int64_t>>();
+    // timm's sampler rounds without repeats too; a plain shuffle here leaves no image out.
+    if (repeats == 1) {
+      images.resize(static_cast<size_t>(size));
+      std::iota(images.begin(), images.end(), 0);
+    }
+    BatchOrder order(size, {.batch_size = 32, .drop_last = false, .repeats = repeats});
+    EXPECT_EQ(order.epoch_size(), static_cast<int64_t>(images.size()));
+    for (int64_t epoch : {0, 1}) {
+      const std::vector<int64_t> shuffled = epoch_order(42, epoch, size);
+      size_t place = 0;
+      for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
+        const BatchSamples samples = order.samples(epoch * order.steps_per_epoch() + step);
+        for (size_t row = 0; row < samples.indices.size(); ++row, ++place) {
+          ASSERT_LT(place, images.size());
+          EXPECT_EQ(samples.indices[row], shuffled[static_cast<size_t>(images[place])]);
+          EXPECT_EQ(samples.copies[row], static_cast<int64_t>(place) % repeats);
+        }
+      }
+      EXPECT_EQ(place, images.size());
+    }
+  }
+}
+
+TEST(BatchStream, CopiesOfARepeatedImageDifferAcrossBatchesToo) {
+  const FakeDataset dataset(12);
+  const ImagePipeline pipeline = augmented(CropMode::random_resized, 8);
+  // Batches of four cut through the three copies of an image.
+  BatchStream stream(dataset, pipeline, {.batch_size = 4, .workers = 2, .repeats = 3});
+  std::map<int64_t, std::vector<at::Tensor>> views;
+  for (const Batch& batch : take(stream, 3))
+    for (size_t row = 0; row < batch.indices.size(); ++row)
+      views[batch.indices[row]].push_back(batch.images[static_cast<int64_t>(row)]);
+  EXPECT_EQ(views.size(), 4u);  // a third of the images
+  for (const auto& [index, copies] : views) {
+    ASSERT_EQ(copies.size(), 3u);
+    EXPECT_FALSE(at::equal(copies[0], copies[1]) || at::equal(copies[1], copies[2]) ||
+                 at::equal(copies[0], copies[2]));
+  }
+  stream.seek(1);
+  const Batch again = take(stream, 1)[0];
+  stream.seek(1);
+  expect_equal(take(stream, 1)[0], again);
 }
 
 TEST(BatchStream, RefusesViewsOfOneDrawWithOtherCrops) {

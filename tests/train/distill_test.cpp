@@ -300,12 +300,12 @@ TEST_F(Distillation, AClassifiersCheckpointTeachesWithItsOwnHead) {
 
 TEST(Ema, IsTheAverageOfItsFormulaAndSwaps) {
   NamedTensors weights{{"w", at::ones({2}).set_requires_grad(true)}};
-  Ema ema(0.75, weights);
+  Ema ema({.decay = 0.75}, weights);
   {
     at::NoGradGuard no_grad;
     weights[0].second.fill_(3);
   }
-  ema.update();  // 0.75 * 1 + 0.25 * 3
+  ema.update(1);  // 0.75 * 1 + 0.25 * 3
   EXPECT_TRUE(at::allclose(ema.state().at("w"), at::full({2}, 1.5)));
   ema.swap();
   EXPECT_TRUE(at::allclose(weights[0].second, at::full({2}, 1.5)));

@@ -58,8 +58,9 @@ struct TunedModel {
   at::Tensor logits(const at::Tensor& images, const Pass& pass) const;
   /// Adapter, head ("head.weight", "head.bias"), backbone ("backbone." + timm name) in this order.
   NamedTensors trainable() const;
-  /// What a run changes and a file keeps: what is trainable, then the buffers ("backbone." + timm
-  /// name) of a backbone that is.
+  /// Running statistics of a trainable backbone ("backbone." + timm name).
+  NamedTensors buffers() const;
+  /// What a run changes and a file keeps: what is trainable, then the buffers.
   NamedTensors state() const;
   int64_t trainable_parameters() const;
   int64_t total_parameters() const;

@@ -18,7 +18,7 @@ struct Batch {
   std::vector<at::Tensor> views;  ///< one such tensor for each view of the stream
   at::Tensor labels;              ///< [B] int64; -1 without labels
   std::vector<int64_t> indices;   ///< of the samples in the data set
-  std::vector<int64_t> copies;    ///< how often each stood in this batch before: 0 in a shuffle
+  std::vector<int64_t> copies;    ///< which copy of the image each is: 0 in a plain shuffle
   int64_t step = 0;               ///< counted over the whole run
   int64_t replayed = 0;           ///< the step whose order and views these are: `step`, or with
                                   ///< replay_epochs the one of the first pass
@@ -40,28 +40,41 @@ struct StreamOptions {
   bool drop_last = true;    ///< training: leave out the partial batch at the end of an epoch
   SmallSet small_set = SmallSet::one_batch;
   int64_t replay_epochs = 0;  ///< training: everything repeats after this many epochs; 0 = never
+  int64_t repeats = 1;  ///< training: each drawn image stands so many times in a row, each copy
+                        ///< augmented by itself; an epoch keeps its length (see BatchOrder)
 };
 
 /// The order of the `size` samples in an epoch of training: Fisher-Yates by
 /// Rng(seed, epoch, 0, Purpose::shuffle).
 std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t size);
 
+/// The samples of a batch, and which copy of its image each is.
+struct BatchSamples {
+  std::vector<int64_t> indices, copies;
+};
+
 /// Which samples stand in which batch: a pure function of (options, size, step). next() of a stream
 /// and every other walk over a training set ask here. May be used by several threads.
+///
+/// With `repeats` r an epoch is that of timm's RepeatAugSampler in one process: the shuffled
+/// images, each r times in a row, cut to the largest multiple of 256 within the size of the set (to
+/// the size itself below 256). So an epoch shows about an r-th of the images.
 class BatchOrder {
  public:
   BatchOrder(int64_t size, const StreamOptions& options);
+  /// Training: rows of all batches of an epoch, whatever drop_last leaves out.
+  int64_t epoch_size() const { return epoch_size_; }
   /// Training: whole batches in an epoch (with `drop_last` off also the partial one), at least one.
   int64_t steps_per_epoch() const { return steps_; }
   /// The step of the first pass that `step` (0-based) repeats; itself without replay_epochs.
   int64_t replayed(int64_t step) const;
   /// Of the batch at `step`.
-  std::vector<int64_t> indices(int64_t step);
+  BatchSamples samples(int64_t step);
 
  private:
   std::shared_ptr<const std::vector<int64_t>> shuffled(int64_t epoch);
 
-  int64_t size_, steps_;
+  int64_t size_, epoch_size_, steps_;
   StreamOptions options_;
   std::mutex mutex_;
   // Workers are at most a few steps apart, so two epochs are enough.
@@ -78,7 +91,7 @@ struct View {
 };
 
 /// The key of one view of one sample. Draw and copy 0: random_key(seed, epoch, index,
-/// Purpose::augment). `copy` counts how often the sample stood in the batch before.
+/// Purpose::augment). `copy` is the sample's copy in the batch or, repeated, in the epoch.
 uint64_t view_key(uint64_t seed, int64_t epoch, int64_t index, int64_t draw = 0, int64_t copy = 0);
 
 /// Batches in an order that depends on (seed, epoch) alone, made ahead by worker threads: at most

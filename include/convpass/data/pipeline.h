@@ -48,6 +48,7 @@ struct AugmentConfig {
                                      ///< [0.75, 1.33]
   double flip = 0.0;                 ///< probability of a horizontal flip
   MixConfig mix;                     ///< of whole batches: no part of a view
+  int64_t repeated = 1;              ///< copies of each drawn image in an epoch: no part of a view
 
   /// Whether the view of one image is random.
   bool any() const { return crop != CropMode::none || flip > 0; }

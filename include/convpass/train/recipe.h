@@ -33,6 +33,21 @@ struct BackboneConfig {
   bool trainable = false;
 };
 
+enum class EmaForm {
+  v2,  ///< timm's ModelEmaV2 (USI)
+  v3,  ///< timm's ModelEmaV3: may start late and warm up
+};
+
+/// An average of the weights and buffers, evaluated beside them. In the object of `train`:
+/// ema_decay, ema_form, ema_start, ema_warmup, ema_copy_buffers.
+struct EmaConfig {
+  double decay = 0;  ///< 0 = no average
+  EmaForm form = EmaForm::v2;
+  int64_t start = 0;          ///< v3: steps in which the average is a copy
+  bool warmup = false;        ///< v3: the decay rises to its value, 1 - (1 + t)^(-2/3) at first
+  bool copy_buffers = false;  ///< v3: running statistics are copied, not averaged
+};
+
 struct TrainConfig {
   int64_t epochs = 100;
   int64_t steps = 0;  ///< when not 0, in place of epochs
@@ -49,7 +64,7 @@ struct TrainConfig {
   int64_t log_every = 0;    ///< epochs between lines of log.jsonl; 0 = at most 1,000 lines a run
   int64_t save_every = 0;   ///< steps between checkpoints; 0 = at ends of epochs, at most every 5 s
   double save_minutes = 0;  ///< also a checkpoint when so much time has passed; 0 = not
-  double ema_decay = 0;     ///< of an average of the weights, evaluated beside them; 0 = none
+  EmaConfig ema;
 };
 
 enum class SelectRule { last, best_val };
@@ -80,6 +95,7 @@ struct Recipe {
 
 void fields(FieldVisitor& visitor, AboutConfig& config);
 void fields(FieldVisitor& visitor, BackboneConfig& config);
+void fields(FieldVisitor& visitor, EmaConfig& config);
 void fields(FieldVisitor& visitor, TrainConfig& config);
 void fields(FieldVisitor& visitor, Recipe& recipe);
 
