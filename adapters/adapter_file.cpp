@@ -50,6 +50,7 @@ void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter)
       {"classes", Json(adapter.classes).dump()},
       {"recipe_hash", adapter.recipe_hash},
   };
+  if (adapter.head == HeadType::none) map.metadata["head"] = "none";
   save_safetensors(file, map);
 }
 
@@ -87,8 +88,15 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
   read_json_fields(metadata(map, file, "adapter"), adapter.adapter, file);
   adapter.preprocessing = metadata(map, file, "preprocessing");
   adapter.recipe_hash = metadata(map, file, "recipe_hash");
+  if (auto head = map.metadata.find("head"); head != map.metadata.end()) {
+    if (head->second != "none")
+      throw FileError(file, "metadata \"head\": got \"" + head->second.substr(0, 20) +
+                                "\", wanted \"none\" or nothing");
+    adapter.head = HeadType::none;
+  }
   map.metadata.clear();
   adapter.weights = std::move(map);
+  if (adapter.head == HeadType::none) return adapter;
 
   const auto& tensors = adapter.weights.tensors;
   auto head = tensors.find("head.weight");

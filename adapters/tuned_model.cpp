@@ -10,18 +10,26 @@
 namespace convpass {
 
 void fields(FieldVisitor& visitor, HeadConfig& config) {
-  visitor.choice("type", config.type, {"linear"}, "kind of classifier");
+  visitor.choice("type", config.type, {"linear", "none"},
+                 "kind of classifier; none: the backbone's output is the logits (TorchScript)");
   visitor.choice("init", config.init, {"default", "zero", "xavier"},
                  "initial weights: uniform in +-1/sqrt(D) (torch), zero (BiT), or Xavier-uniform");
 }
 
 at::Tensor Head::forward(const at::Tensor& features) const {
+  if (!weight.defined()) return features.to(at::kFloat);
   return at::linear(features.to(weight.scalar_type()), weight, bias);  // [B, K]
 }
 
 Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed) {
   TORCH_CHECK(features > 0 && classes > 0, "head of ", features, " features, ", classes,
               " classes");
+  if (config.type == HeadType::none) {
+    if (features != classes)
+      throw Error("got \"none\" with a backbone that puts out " + std::to_string(features) +
+                  " values, wanted \"linear\": there are " + std::to_string(classes) + " classes");
+    return {};
+  }
   at::Generator generator = seeded_generator(seed);
   Head head{at::zeros({classes, features}), at::zeros({classes})};
   switch (config.init) {
@@ -56,8 +64,10 @@ at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const 
 NamedTensors TunedModel::trainable() const {
   NamedTensors all;
   if (adapter) all = adapter->parameters();
-  all.emplace_back("head.weight", head.weight);
-  all.emplace_back("head.bias", head.bias);
+  if (head.weight.defined()) {
+    all.emplace_back("head.weight", head.weight);
+    all.emplace_back("head.bias", head.bias);
+  }
   if (backbone_trainable)
     for (auto& [name, tensor] : backbone->parameters())
       all.emplace_back("backbone." + name, tensor);
@@ -82,7 +92,7 @@ void TunedModel::to(c10::Device device, Precision precision) {
   backbone->set_trainable(backbone_trainable);
   if (adapter) adapter->to(device);
   for (at::Tensor* tensor : {&head.weight, &head.bias})
-    *tensor = tensor->detach().to(device).set_requires_grad(true);
+    if (tensor->defined()) *tensor = tensor->detach().to(device).set_requires_grad(true);
 }
 
 namespace {
@@ -99,8 +109,13 @@ int64_t TunedModel::total_parameters() const {
   return count(trainable()) + (backbone_trainable ? 0 : count(backbone->parameters()));
 }
 
-int64_t TunedModel::classes() const { return head.weight.size(0); }
+int64_t TunedModel::classes() const {
+  return head.weight.defined() ? head.weight.size(0) : backbone->feature_dim();
+}
 
-c10::Device TunedModel::device() const { return head.weight.device(); }
+c10::Device TunedModel::device() const {
+  return head.weight.defined() ? head.weight.device()
+                               : backbone->parameters().front().second.device();
+}
 
 }  // namespace convpass

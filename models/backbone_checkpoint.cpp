@@ -24,6 +24,7 @@ BackboneCheckpoint of_any_kind(Checkpoint checkpoint, std::string_view format) {
 struct Namer {
   std::string operator()(const VitConfig& config) const { return vit_name(config); }
   std::string operator()(const BitConfig& config) const { return bit_name(config); }
+  std::string operator()(const ScriptConfig& config) const { return "torchscript " + config.name; }
 };
 
 std::string list_text(const std::vector<int64_t>& numbers) {
@@ -42,6 +43,7 @@ struct Describer {
     out << " (units " << list_text(c.units) << ", widths " << list_text(c.widths) << ", root "
         << c.root << ", groups " << c.groups << ")";
   }
+  void operator()(const ScriptConfig&) const {}
 };
 
 struct Comparer {
@@ -53,6 +55,7 @@ struct Comparer {
   bool operator()(const BitConfig& a, const BitConfig& b) const {
     return a.units == b.units && a.widths == b.widths && a.root == b.root && a.groups == b.groups;
   }
+  bool operator()(const ScriptConfig& a, const ScriptConfig& b) const { return a.name == b.name; }
   template <class A, class B>
   bool operator()(const A&, const B&) const {
     return false;
@@ -62,7 +65,7 @@ struct Comparer {
 }  // namespace
 
 void fields(FieldVisitor& visitor, BackboneArchitecture& architecture) {
-  visitor.variant("kind", architecture, {"vit", "bit"}, "which network it is");
+  visitor.variant("kind", architecture, {"vit", "bit", "torchscript"}, "which network it is");
 }
 
 BackboneCheckpoint load_backbone_checkpoint(const std::filesystem::path& file) {

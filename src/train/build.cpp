@@ -8,11 +8,13 @@
 #include "convpass/data/pipeline.h"
 #include "convpass/models/backbone_checkpoint.h"
 #include "convpass/train/progress.h"
+#include "src/train/script_notes.h"
 
 namespace convpass {
 namespace {
 
 constexpr const char* kRandom = BackboneIdentity::kRandom;
+constexpr const char* kScript = "torchscript";  // a variant, and the format of what it runs
 
 /// The size of images whose stored positions a ViT has; nothing in a BiT is of any one size.
 struct OwnImageSize {
@@ -20,6 +22,7 @@ struct OwnImageSize {
     return {vit.grid_height * vit.patch, vit.grid_width * vit.patch};
   }
   std::array<int64_t, 2> operator()(const BitConfig&) const { return {224, 224}; }
+  std::array<int64_t, 2> operator()(const ScriptConfig& script) const { return script.image_size; }
 };
 
 std::array<int64_t, 2> image_size(const BackboneConfig& config,
@@ -105,7 +108,21 @@ struct RandomWeights {
   TensorMap operator()(BitConfig& bit) const {
     return BitResnet::random_weights(bit, init_key(recipe, kBackboneInit));
   }
+  TensorMap operator()(ScriptConfig&) const {
+    TORCH_CHECK(false, "a TorchScript module has no random weights of ours");
+  }
 };
+
+/// Settings of networks with tokens or residual branches of ours.
+void refuse_vit_settings(const Recipe& recipe, const std::string& network) {
+  if (recipe.backbone.pool == Pool::cls)
+    throw RecipeError(
+        recipe.file, "/backbone/pool",
+        "got \"cls\", wanted \"auto\" or \"mean\": " + network + " has no class token");
+  if (recipe.backbone.drop_path > 0)
+    throw RecipeError(recipe.file, "/backbone/drop_path",
+                      "got more than 0, wanted 0: " + network + " has no stochastic depth");
+}
 
 /// The network that the weights belong to.
 struct MakeBackbone {
@@ -120,16 +137,15 @@ struct MakeBackbone {
                                               .drop_path = config.drop_path});
   }
   std::unique_ptr<Backbone> operator()(const BitConfig& bit) const {
-    const std::string network = bit_name(bit);
-    if (recipe.backbone.pool == Pool::cls)
-      throw RecipeError(
-          recipe.file, "/backbone/pool",
-          "got \"cls\", wanted \"auto\" or \"mean\": " + network + " has no class token");
-    if (recipe.backbone.drop_path > 0)
-      throw RecipeError(recipe.file, "/backbone/drop_path",
-                        "got more than 0, wanted 0: " + network + " has no stochastic depth");
+    refuse_vit_settings(recipe, bit_name(bit));
     return std::make_unique<BitResnet>(
         bit, weights, BitResnet::Options{.image_size = checked_image_size(recipe, bit)});
+  }
+  std::unique_ptr<Backbone> operator()(const ScriptConfig& script) const {
+    refuse_vit_settings(recipe, "a TorchScript module");
+    return std::make_unique<ScriptBackbone>(
+        recipe.backbone.weights,
+        ScriptBackbone::Options{.image_size = checked_image_size(recipe, script)});
   }
 };
 
@@ -138,7 +154,10 @@ struct PositionResizeName {
   std::string operator()(const VitConfig& vit) const {
     return position_resize_name(vit.position_resize);
   }
-  std::string operator()(const BitConfig&) const { return "none"; }
+  template <class Other>
+  std::string operator()(const Other&) const {
+    return "none";
+  }
 };
 
 /// What began from random weights is whole in the adapter file.
@@ -173,8 +192,36 @@ void cut_like(const AdapterFile& known, const std::filesystem::path& path,
     keep_first_blocks(checkpoint, wanted->depth);
 }
 
+/// A TorchScript file is run, not read: it has no tensors to take.
+BackboneCheckpoint script_checkpoint(const Recipe& recipe) {
+  const std::filesystem::path& file = recipe.backbone.weights;
+  if (file.empty())
+    throw RecipeError(recipe.file, "/backbone/weights",
+                      "missing, wanted the TorchScript file that backbone.variant \"torchscript\" "
+                      "runs");
+  if (recipe.backbone.blocks > 0)
+    throw RecipeError(recipe.file, "/backbone/blocks",
+                      "got " + std::to_string(recipe.backbone.blocks) +
+                          ", wanted 0: a TorchScript module has no blocks to leave out");
+  BackboneCheckpoint checkpoint;
+  checkpoint.format = kScript;
+  ScriptConfig script{.name = file.stem().string()};
+  checkpoint.hash = script_hash(file);
+  checkpoint.normalization.assumed = true;
+  if (const auto notes = read_script_notes(file)) {
+    script.image_size = notes->input.size;
+    std::copy_n(notes->input.mean.begin(), 3, checkpoint.normalization.mean.begin());
+    std::copy_n(notes->input.std.begin(), 3, checkpoint.normalization.std.begin());
+    checkpoint.normalization.assumed = false;
+  }
+  checkpoint.architecture = std::move(script);
+  return checkpoint;
+}
+
 BackboneCheckpoint load_or_draw(const Recipe& recipe, const AdapterFile* known) {
   const BackboneConfig& config = recipe.backbone;
+  if (known != nullptr ? known->backbone.format == kScript : config.variant == kScript)
+    return script_checkpoint(recipe);
   if (known != nullptr && known->backbone.format == kRandom)
     return from_adapter_file(*known, recipe.file);
   if (config.weights.empty()) {
@@ -229,8 +276,15 @@ TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known
   build_backbone(recipe, known, model);
   check_adapter(recipe, *model.backbone);
   model.adapter = make_adapter(recipe.adapter, *model.backbone, init_key(recipe, kAdapterInit));
-  model.head =
-      make_head(recipe.head, model.backbone->feature_dim(), classes, init_key(recipe, kHeadInit));
+  try {
+    model.head =
+        make_head(recipe.head, model.backbone->feature_dim(), classes, init_key(recipe, kHeadInit));
+  } catch (const Error& error) {
+    throw RecipeError(recipe.file, "/head/type", error.what());
+  }
+  if (!model.head.weight.defined() && !model.adapter && !model.backbone_trainable)
+    throw RecipeError(recipe.file, "/head/type",
+                      "got \"none\", wanted \"linear\" or backbone.trainable: nothing would train");
   model.to(resolve_device(recipe.train.device), recipe.train.precision);
   return model;
 }
@@ -247,9 +301,12 @@ InputConfig resolve_input(const InputConfig& input, const TunedModel& model) {
   const Normalization& own = model.identity.normalization;
   if (resolved.mean.empty() && own.assumed) {
     std::ostringstream line;
-    line << "nothing tells with which mean and std the backbone was trained: taken as "
-         << own.mean[0] << " and " << own.std[0]
-         << ", as for AugReg ViTs; set input.mean and input.std for others (DeiT: ImageNet's)";
+    line
+        << "nothing tells with which mean and std the backbone was trained: taken as "
+        << own.mean[0] << " and " << own.std[0]
+        << (own.mean[0] == 0.5
+                ? ", as for AugReg ViTs; set input.mean and input.std for others (DeiT: ImageNet's)"
+                : ", ... (ImageNet's); set input.mean and input.std for others");
     say(line.str());
   }
   if (resolved.mean.empty()) resolved.mean.assign(own.mean.begin(), own.mean.end());
@@ -271,6 +328,7 @@ AdapterFile adapter_file_of(const Recipe& recipe, const TunedModel& model, const
   file.image_size = model.backbone->image_size();
   file.pool = pool_name(recipe.backbone.pool);
   file.adapter = recipe.adapter;
+  file.head = recipe.head.type;
   InputConfig copy = input;
   file.preprocessing = write_json_fields(copy);
   file.classes = classes;
@@ -298,6 +356,7 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
     throw FileError(adapter_path,
                     "holds a fine-tuned backbone, which runs in f32: got precision bf16");
   recipe.adapter = file.adapter;
+  recipe.head.type = file.head;
   recipe.train.device = device;
   recipe.train.precision = precision;
   try {

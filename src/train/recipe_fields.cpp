@@ -12,13 +12,16 @@ void fields(FieldVisitor& visitor, AboutConfig& config) {
 
 void fields(FieldVisitor& visitor, BackboneConfig& config) {
   visitor.field("weights", config.weights,
-                "checkpoint file (safetensors, npz, PyTorch); empty: random weights of `variant`, "
+                "checkpoint file (safetensors, npz, PyTorch), or a TorchScript module; empty: "
+                "random weights of "
+                "`variant`, "
                 "for `bench` or, "
                 "with trainable, to train from scratch");
   visitor.field(
       "variant", config.variant,
       "architecture such as \"vit_base_patch16\" or \"resnetv2_50x1_bit\"; \"auto\" reads "
-      "it off the weights");
+      "it off the weights; \"torchscript\" runs the weights file, a TorchScript module from "
+      "images to features");
   visitor.list_or_word("image_size", config.image_size, "auto",
                        "pixels: height and width, or one number for a square; \"auto\": the "
                        "checkpoint's own. A multiple of a ViT's patch size, any for a BiT",

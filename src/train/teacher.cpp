@@ -2,19 +2,17 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <c10/util/hash.h>
-#include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/serialization/import.h>
 
 #include <sstream>
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
-#include "convpass/core/file.h"
-#include "convpass/core/json.h"
 #include "convpass/models/backbone_checkpoint.h"
+#include "convpass/models/script_backbone.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/build.h"
+#include "models/script_module.h"
+#include "src/train/script_notes.h"
 
 namespace convpass {
 namespace {
@@ -98,96 +96,42 @@ class TeacherFromCheckpoint final : public TunedTeacher {
   }
 };
 
-/// What stands beside a TorchScript file.
-struct ScriptNotes {
-  std::vector<std::string> classes;
-  InputConfig input;
-};
-void fields(FieldVisitor& visitor, ScriptNotes& notes) {
-  visitor.field("classes", notes.classes, "names of the classes in the order of the logits");
-  visitor.part("input", notes.input, "from a decoded image to the network's input");
-}
-
-/// The first line; LibTorch appends stack traces.
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
 class ScriptTeacher final : public Teacher {
  public:
   ScriptTeacher(const TorchScriptTeacher& source, DeviceChoice device, Precision precision)
-      : file_(source.file), device_(resolve_device(device)), type_(dtype_of(precision)) {
-    const std::vector<uint8_t> bytes = read_file(file_);
-    identity_ = c10::sha1(std::string(bytes.begin(), bytes.end())).str();
-    read_notes();
-    try {
-      module_ = torch::jit::load(file_.string(), device_);
-      module_.eval();
-      if (type_ != at::kFloat) module_.to(type_);
-    } catch (const c10::Error& error) {
-      throw FileError(file_, "is no TorchScript file that can be loaded: " +
-                                 first_line(error.what_without_backtrace()));
-    } catch (const std::exception& error) {
-      throw FileError(file_,
-                      "is no TorchScript file that can be loaded: " + first_line(error.what()));
-    }
+      : device_(resolve_device(device)), type_(dtype_of(precision)) {
+    fs::path beside = source.file;
+    beside.replace_extension(".json");
+    const auto notes = read_script_notes(source.file);
+    if (!notes)
+      throw FileError(source.file, "wanted its classes and preprocessing in " + beside.string() +
+                                       " beside it (scripts/export_torchscript.py writes both)");
+    if (notes->classes.empty()) throw FileError(beside, "/classes: missing, wanted class names");
+    classes_ = notes->classes;
+    input_ = notes->input;
+    identity_ = script_hash(source.file);
+    module_.emplace(source.file);
+    module_->to(device_, type_);
     ask(at::zeros({1, 3, input_.size[0], input_.size[1]}).to(device_), false);
   }
 
   TeacherOutput ask(const at::Tensor& images, bool features) const override {
     TORCH_CHECK(!features, "a TorchScript teacher has no features");
     at::NoGradGuard no_grad;
-    at::Tensor logits;
-    try {
-      torch::jit::Module module = module_;  // forward() is not const; the copy shares the weights
-      const c10::IValue output = module.forward({images.to(type_)});
-      if (output.isTensor()) logits = output.toTensor();
-    } catch (const std::exception& error) {
-      throw FileError(file_, "its forward failed on images of " + std::to_string(images.size(2)) +
-                                 "x" + std::to_string(images.size(3)) + ": " +
-                                 first_line(error.what()));
-    }
-    const int64_t classes = static_cast<int64_t>(classes_.size());
-    if (!logits.defined() || logits.dim() != 2 || logits.size(0) != images.size(0) ||
-        logits.size(1) != classes) {
-      std::ostringstream got;
-      if (logits.defined())
-        got << "logits of shape " << logits.sizes();
-      else
-        got << "no tensor";
-      throw FileError(file_, "its forward: got " + got.str() + ", wanted [" +
-                                 std::to_string(images.size(0)) + ", " + std::to_string(classes) +
-                                 "], the classes of its .json");
-    }
+    const at::Tensor logits = module_->forward(images.to(type_));
+    const auto classes = static_cast<int64_t>(classes_.size());
+    if (logits.size(1) != classes)
+      throw FileError(module_->file(), "its forward: got " + std::to_string(logits.size(1)) +
+                                           " logits, wanted " + std::to_string(classes) +
+                                           ", the classes of its .json");
     return {.logits = logits.to(at::kFloat), .features = {}};
   }
   int64_t feature_dim() const override { return 0; }
 
  private:
-  void read_notes() {
-    fs::path file = file_;
-    file.replace_extension(".json");
-    if (!fs::exists(file))
-      throw FileError(file_, "wanted its classes and preprocessing in " + file.string() +
-                                 " beside it (scripts/trace_teacher.py writes both)");
-    const std::vector<uint8_t> text = read_file(file);
-    ScriptNotes notes;
-    read_json_fields(std::string(text.begin(), text.end()), notes, file);
-    if (notes.classes.empty()) throw FileError(file, "/classes: missing, wanted class names");
-    if (notes.input.size[0] == 0) throw FileError(file, "/input/size: missing, wanted pixels");
-    if (notes.input.mean.empty() || notes.input.std.empty())
-      throw FileError(file, "/input: mean or std is missing, wanted both");
-    try {
-      ImagePipeline(notes.input, AugmentConfig{});  // checks the numbers
-    } catch (const Error& error) {
-      throw FileError(file, error.what());
-    }
-    classes_ = notes.classes;
-    input_ = notes.input;
-  }
-
-  fs::path file_;
+  std::optional<ScriptModule> module_;
   c10::Device device_;
   c10::ScalarType type_;
-  torch::jit::Module module_;
 };
 
 }  // namespace

@@ -63,8 +63,8 @@ TEST_F(ScriptedTeacher, IsRefusedInOneLineThatSaysWhy) {
   const std::pair<const char*, const char*> notes[] = {
       {R"({"classes": ["a", "b"], "input": {"size": 8, "mean": 0, "std": 1}})", "mean"},
       {R"({"classes": ["a", "b"], "input": {"size": 8, "mean": [0,0,0], "std": [1,1,1]}})",
-       "wanted [1, 2]"},
-      {R"({"classes": [], "input": {}})", "/classes"},
+       "got 3 logits, wanted 2"},
+      {R"({"classes": [], "input": {"size": 8, "mean": [0,0,0], "std": [1,1,1]}})", "/classes"},
       {R"({"classes": ["a", "b", "c"], "input": {"mean": [0,0,0], "std": [1,1,1]}})",
        "/input/size"},
       {"nothing", "t.json"},

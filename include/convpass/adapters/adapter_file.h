@@ -19,6 +19,7 @@ struct AdapterFile {
   std::array<int64_t, 2> image_size{224, 224};
   std::string pool = "auto";
   AdapterConfig adapter;
+  HeadType head = HeadType::linear;
   std::string preprocessing;  ///< JSON text of the resolved input config (the engine's)
   std::vector<std::string> classes;
   std::string recipe_hash;

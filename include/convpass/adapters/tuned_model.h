@@ -10,10 +10,13 @@ namespace convpass {
 
 class FieldVisitor;
 
-enum class HeadType { linear };
+enum class HeadType {
+  linear,
+  none,  ///< the backbone's output is the logits: a TorchScript classifier
+};
 enum class HeadInit { torch_default, zero, xavier };
 
-/// Linear classifier on the backbone's features.
+/// Classifier on the backbone's features.
 struct HeadConfig {
   HeadType type = HeadType::linear;
   HeadInit init = HeadInit::torch_default;  ///< default: weight and bias uniform in +-1/sqrt(D)
@@ -21,11 +24,12 @@ struct HeadConfig {
 void fields(FieldVisitor& visitor, HeadConfig& config);
 
 struct Head {
-  at::Tensor weight;  ///< [K, D], float32
+  at::Tensor weight;  ///< [K, D], float32; undefined: the features are the logits
   at::Tensor bias;    ///< [K], float32
   /// features `[B, D]` of any float type to logits `[B, K]` in float32.
   at::Tensor forward(const at::Tensor& features) const;
 };
+/// Errors: Error for HeadType::none where the features are not as many as the classes.
 Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed);
 
 /// Which weights a backbone holds, so that an adapter is never used on another one.

@@ -7,13 +7,15 @@
 
 #include "convpass/core/tensor_map.h"
 #include "convpass/models/bit_resnet.h"
+#include "convpass/models/script_backbone.h"
 #include "convpass/models/vit.h"
 
 namespace convpass {
 
-/// The architecture of a backbone of any kind. As JSON its "kind" is "vit" or "bit"; without one,
+/// The architecture of a backbone of any kind. As JSON its "kind" is "vit", "bit" or "torchscript";
+/// without one,
 /// as adapter files had it before there were others, it is what the variant holds.
-using BackboneArchitecture = std::variant<VitConfig, BitConfig>;
+using BackboneArchitecture = std::variant<VitConfig, BitConfig, ScriptConfig>;
 void fields(FieldVisitor& visitor, BackboneArchitecture& architecture);
 
 /// A checkpoint of any kind, brought to timm's names.

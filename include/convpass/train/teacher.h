@@ -28,7 +28,7 @@ struct CheckpointTeacher {
 };
 /// A TorchScript file whose `forward` maps images `[B, 3, H, W]` to logits `[B, K]`, with a `.json`
 /// of the same stem beside it: {"classes": [names], "input": {size, mean, std, ...}} (scripts/
-/// trace_teacher.py writes both).
+/// export_torchscript.py writes both).
 struct TorchScriptTeacher {
   std::filesystem::path file;
 };

