@@ -1,3 +1,4 @@
+#include "convpass/core/error.h"
 #include "convpass/train/recipe.h"
 #include "convpass/train/throughput.h"
 #include "src/cli/commands.h"
@@ -14,6 +15,12 @@ int run_bench(const Arguments& arguments) {
     recipe.backbone.variant = "vit_base_patch16";
   }
   validate(recipe, /*needs_data=*/false);
+  if (arguments.has("--loader")) {
+    if (!recipe.data.train)
+      throw RecipeError(recipe.file, "/data/train", "missing, wanted the images to load");
+    print_line(measure_loader(recipe, arguments.integer("--steps", 10, 1)));
+    return 0;
+  }
   print_line(measure_throughput(recipe, arguments.integer("--steps", 10, 1)));
   return 0;
 }
@@ -23,7 +30,7 @@ int run_bench(const Arguments& arguments) {
 const Command& bench_command() {
   static const Command command{
       .name = "bench",
-      .synopsis = "[RECIPE] [--set K=V ...] [--steps N]",
+      .synopsis = "[RECIPE] [--set K=V ...] [--steps N] [--loader]",
       .summary = "Times training and inference on synthetic images.",
       .details =
           "Prints "
@@ -33,7 +40,10 @@ const Command& bench_command() {
           "ones;\nwithout a recipe the variant is vit_base_patch16.",
       .options = {{"--set", "K=V", "overlays one value: --set backbone.variant=vit_small_patch16",
                    true},
-                  {"--steps", "N", "steps to time after a warm-up (10)"}},
+                  {"--steps", "N", "steps to time after a warm-up (10)"},
+                  {"--loader", "",
+                   "times decoding and augmentation of data.train alone: "
+                   "{\"loader_images_per_second\",\"workers\",...}"}},
       .min_positional = 0,
       .max_positional = 1,
       .run = run_bench};

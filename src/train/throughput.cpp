@@ -13,6 +13,7 @@
 #include "convpass/core/rng.h"
 #include "convpass/train/build.h"
 #include "convpass/train/optimizer.h"
+#include "src/train/splits.h"
 
 namespace convpass {
 namespace {
@@ -89,6 +90,47 @@ std::string measure_throughput(const Recipe& recipe, int64_t steps) {
       {"peak_memory_bytes", peak},
       {"trainable_parameters", model.trainable_parameters()},
       {"total_parameters", model.total_parameters()}}
+      .dump();
+}
+
+std::string measure_loader(const Recipe& recipe, int64_t steps) {
+  InputConfig input = recipe.input;
+  const std::vector<int64_t>& size = recipe.backbone.image_size;
+  if (input.size[0] == 0)
+    input.size = size.empty() ? std::array<int64_t, 2>{224, 224}
+                              : std::array<int64_t, 2>{size.front(), size.back()};
+  const Normalization usual;
+  if (input.mean.empty()) input.mean.assign(usual.mean.begin(), usual.mean.end());
+  if (input.std.empty()) input.std.assign(usual.std.begin(), usual.std.end());
+  const auto dataset =
+      open_dataset(*recipe.data.train, {.exif_orientation = input.exif_orientation},
+                   recipe.data.classes, "data.train");
+  const ImagePipeline pipeline(input, recipe.augment);
+  const int workers = worker_count(recipe.train);
+  BatchStream stream(*dataset, pipeline,
+                     {.batch_size = recipe.train.batch_size,
+                      .seed = static_cast<uint64_t>(recipe.train.seed),
+                      .workers = workers,
+                      .cache_bytes = recipe.data.cache_mb << 20,
+                      .drop_last = recipe.train.drop_last,
+                      .small_set = recipe.train.small_set,
+                      .repeats = recipe.augment.repeated});
+  Batch batch;
+  for (int i = 0; i < workers; ++i) stream.next(batch);
+  int64_t images = 0;
+  const double seconds = 1e-3 * milliseconds(at::kCPU, [&] {
+                           for (int64_t i = 0; i < steps; ++i) {
+                             stream.next(batch);
+                             images += static_cast<int64_t>(batch.indices.size());
+                           }
+                         });
+  return nlohmann::ordered_json{{"loader_images_per_second", static_cast<double>(images) / seconds},
+                                {"workers", workers},
+                                {"batch_size", recipe.train.batch_size},
+                                {"images", images},
+                                {"seconds", seconds},
+                                {"image_size", {input.size[0], input.size[1]}},
+                                {"peak_memory_bytes", peak_memory_bytes(at::kCPU)}}
       .dump();
 }
 

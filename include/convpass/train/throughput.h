@@ -15,6 +15,13 @@ namespace convpass {
 ///  "trainable_parameters",...}; times are medians over `steps` after a warm-up.
 std::string measure_throughput(const Recipe& recipe, int64_t steps);
 
+/// Times decoding and augmentation alone: `steps` training batches of data.train after a warm-up of
+/// one a worker, made by train.workers threads as in a run. Size, mean and std that the recipe
+/// leaves to the backbone are 224 (or backbone.image_size) and ImageNet's. Returns the JSON line of
+/// `convpass bench --loader`: {"loader_images_per_second","workers","batch_size","images",...}.
+/// Errors: of the data and the recipe; Error for images that cannot be read.
+std::string measure_loader(const Recipe& recipe, int64_t steps);
+
 /// Peak resident memory of this process (CPU) or of the device (CUDA), bytes.
 int64_t peak_memory_bytes(const c10::Device& device);
 
