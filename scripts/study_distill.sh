@@ -3,14 +3,14 @@
 # scratch; the first 6 blocks of the demo's ViT-S/14, frozen, with Convpass) learn from the demo's
 # fine-tuned ViT-S/14 on 10,000 images without their labels: every view at equal steps, and `mix` at
 # two and four times the steps, each with three seeds. STEPS (default 100) is the length of a run, SEEDS
-# the seeds. Runs are resumed and finished ones kept, so that it can be stopped at any time. What the
-# teacher says is stored and serves both students. study_table.py prints the result.
+# the seeds, VIEWS the views. Runs are resumed and finished ones kept, so that it can be stopped at any
+# time. What the teacher says is stored and serves both students. study_table.py prints the result.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 convpass=$1 out=$2
 steps=${STEPS:-100}
 read -ra seeds <<<"${SEEDS:-0 1 2}"
-views=(fix_rs fix_cc fix_ic_ens ind_rc ind_ic same_rc same_ic mix)
+read -ra views <<<"${VIEWS:-fix_rs fix_cc fix_ic_ens ind_rc ind_ic same_rc same_ic mix}"
 bit=()
 vit=(--set backbone.weights=demo/vit_s14.safetensors --set backbone.variant=auto --set backbone.blocks=6
   --set backbone.trainable=false --set adapter.type=convpass --set adapter.conv_init=xavier
