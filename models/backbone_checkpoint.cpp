@@ -6,6 +6,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
 #include "convpass/models/bit_checkpoint.h"
+#include "convpass/models/tresnet_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
 
 namespace convpass {
@@ -24,6 +25,7 @@ BackboneCheckpoint of_any_kind(Checkpoint checkpoint, std::string_view format) {
 struct Namer {
   std::string operator()(const VitConfig& config) const { return vit_name(config); }
   std::string operator()(const BitConfig& config) const { return bit_name(config); }
+  std::string operator()(const TResnetConfig& config) const { return tresnet_name(config); }
   std::string operator()(const ScriptConfig& config) const { return "torchscript " + config.name; }
 };
 
@@ -43,6 +45,10 @@ struct Describer {
     out << " (units " << list_text(c.units) << ", widths " << list_text(c.widths) << ", root "
         << c.root << ", groups " << c.groups << ")";
   }
+  void operator()(const TResnetConfig& c) const {
+    out << " (" << (c.v2 ? "v2, " : "") << "width " << c.width << ", layers " << list_text(c.layers)
+        << ")";
+  }
   void operator()(const ScriptConfig&) const {}
 };
 
@@ -55,6 +61,7 @@ struct Comparer {
   bool operator()(const BitConfig& a, const BitConfig& b) const {
     return a.units == b.units && a.widths == b.widths && a.root == b.root && a.groups == b.groups;
   }
+  bool operator()(const TResnetConfig& a, const TResnetConfig& b) const { return a == b; }
   bool operator()(const ScriptConfig& a, const ScriptConfig& b) const { return a.name == b.name; }
   template <class A, class B>
   bool operator()(const A&, const B&) const {
@@ -65,7 +72,7 @@ struct Comparer {
 }  // namespace
 
 void fields(FieldVisitor& visitor, BackboneArchitecture& architecture) {
-  visitor.variant("kind", architecture, {"vit", "bit", "torchscript"}, "which network it is");
+  visitor.variant("kind", architecture, {"vit", "bit", "tresnet", "torchscript"}, "which network it is");
 }
 
 BackboneCheckpoint load_backbone_checkpoint(const std::filesystem::path& file) {
@@ -78,6 +85,11 @@ BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
     BitCheckpoint bit = bit_checkpoint_from(tensors, file);
     const std::string_view format = bit_format_name(bit.format);
     return of_any_kind(std::move(bit), format);
+  }
+  if (is_tresnet_checkpoint(tensors)) {
+    TResnetCheckpoint tresnet = tresnet_checkpoint_from(tensors, file);
+    const std::string_view format = tresnet_format_name(tresnet.format);
+    return of_any_kind(std::move(tresnet), format);
   }
   VitCheckpoint vit = vit_checkpoint_from(tensors, file);
   const std::string_view format = vit_format_name(vit.format);
@@ -105,6 +117,7 @@ BackboneArchitecture backbone_variant(const std::string& name) {
   // No name of a ViT begins so.
   for (const char* start : {"resnet", "R", "r", "bit", "BiT"})
     if (name.starts_with(start)) return bit_variant(name);
+  if (name.starts_with("tresnet")) return tresnet_variant(name);
   return vit_variant(name);
 }
 

@@ -129,6 +129,10 @@ struct ConfigFacts {
 /// FileError for a file that is no JSON, or whose values are of a wrong type or unknown.
 ConfigFacts read_config_facts(VitFormat format, const std::filesystem::path& weights);
 
+/// What the config.json of timm's hub beside the weights says in its `pretrained_cfg`. Errors:
+/// FileError for a file that is no JSON, or whose values are of a wrong type.
+std::optional<Normalization> timm_normalization(const std::filesystem::path& weights);
+
 /// Mean and std as a file of ours keeps them, under this key of its metadata.
 inline constexpr const char* kNormalizationKey = "normalization";
 std::string normalization_text(const Normalization& normalization);

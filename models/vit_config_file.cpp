@@ -153,6 +153,11 @@ void read_hugging_face(const std::filesystem::path& folder, ConfigFacts& facts) 
     facts.normalization = Object(*json, preprocessor, "").normalization("image_mean", "image_std");
 }
 
+std::optional<Normalization> pretrained_normalization(const Object& timm_config) {
+  const auto pretrained = timm_config.part("pretrained_cfg");
+  return pretrained ? pretrained->normalization("mean", "std") : std::nullopt;
+}
+
 void read_timm(const std::filesystem::path& folder, ConfigFacts& facts) {
   facts.file = folder / "config.json";
   auto json = read_object(facts.file);
@@ -178,8 +183,7 @@ void read_timm(const std::filesystem::path& folder, ConfigFacts& facts) {
   if (pool == "token") facts.pool = Pool::cls;
   if (pool == "avg") facts.pool = Pool::mean;
   if (pool && *pool != "" && !facts.pool) root.fail("global_pool", "\"token\" or \"avg\"");
-  if (auto pretrained = root.part("pretrained_cfg"))
-    facts.normalization = pretrained->normalization("mean", "std");
+  facts.normalization = pretrained_normalization(root);
 }
 
 void read_open_clip(const std::filesystem::path& folder, ConfigFacts& facts) {
@@ -225,6 +229,12 @@ ConfigFacts read_config_facts(VitFormat format, const std::filesystem::path& wei
   return facts;
 }
 
+std::optional<Normalization> timm_normalization(const std::filesystem::path& weights) {
+  const std::filesystem::path file = weights.parent_path() / "config.json";
+  const auto json = read_object(file);
+  return json ? pretrained_normalization(Object(*json, file, "")) : std::nullopt;
+}
+
 BitFacts read_bit_facts(BitFormat format, const std::filesystem::path& weights) {
   BitFacts facts;
   const std::filesystem::path folder = weights.parent_path();
@@ -234,8 +244,7 @@ BitFacts read_bit_facts(BitFormat format, const std::filesystem::path& weights) 
     if (!json) return facts;
     const Object root(*json, file, "");
     if (auto arguments = root.part("model_args")) facts.groups = arguments->integer("num_groups");
-    if (auto pretrained = root.part("pretrained_cfg"))
-      facts.normalization = pretrained->normalization("mean", "std");
+    facts.normalization = pretrained_normalization(root);
     return facts;
   }
   if (json) {

@@ -6,6 +6,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/models/bit_checkpoint.h"
+#include "convpass/models/tresnet_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/build.h"
 #include "src/cli/commands.h"
@@ -153,6 +154,10 @@ void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const 
     for (BitFormat each : kBitFormats) known.emplace_back(bit_format_name(each));
     BitFormat format = wanted_format(to, bit_format_named(to), known);
     save(out, bit_checkpoint_as(bit_checkpoint_from(map, in), format));
+  } else if (is_tresnet_checkpoint(map)) {
+    // The authors' naming is not written: of their norms' weights no sign is left.
+    wanted_format(to, to == "timm" ? std::optional(TResnetFormat::timm) : std::nullopt, {"timm"});
+    save(out, tresnet_checkpoint_as_timm(tresnet_checkpoint_from(map, in)));
   } else {
     for (VitFormat each : kVitFormats) known.emplace_back(vit_format_name(each));
     VitFormat format = wanted_format(to, vit_format_named(to), known);
@@ -186,19 +191,21 @@ const Command& convert_command() {
       .synopsis = "IN OUT [--to FORMAT] [--backbone FILE --scale S]",
       .summary = "Converts between checkpoint and adapter formats.",
       .details =
-          "A ViT or BiT checkpoint is renamed to FORMAT. An adapter.safetensors becomes the .pt "
+          "A ViT, BiT or TResNet checkpoint is renamed to FORMAT. An adapter.safetensors becomes "
+          "the .pt "
           "that the "
           "official\nConvpass code loads, and the other way round; that direction needs --backbone "
           "and "
           "--scale, which\nthe official file does not tell, and assumes ImageNet's mean and std.",
-      .options = {{"--to", "FORMAT",
-                   "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip; "
-                   "of a BiT: "
-                   "timm, big-transfer-npz, big-vision-npz, big-transfer, hf-bit"},
-                  {"--backbone", "FILE", "the weights that official bypasses were trained on"},
-                  {"--scale", "S", "their constant factor"},
-                  {"--size", "N", "their image size (224)"},
-                  {"--classes", "FILE", "one class name a line; else the names are 0, 1, 2, ..."}},
+      .options =
+          {{"--to", "FORMAT",
+            "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip; "
+            "of a BiT: "
+            "timm, big-transfer-npz, big-vision-npz, big-transfer, hf-bit; of a TResNet: timm"},
+           {"--backbone", "FILE", "the weights that official bypasses were trained on"},
+           {"--scale", "S", "their constant factor"},
+           {"--size", "N", "their image size (224)"},
+           {"--classes", "FILE", "one class name a line; else the names are 0, 1, 2, ..."}},
       .min_positional = 2,
       .max_positional = 2,
       .run = run_convert};

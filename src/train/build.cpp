@@ -16,12 +16,13 @@ namespace {
 constexpr const char* kRandom = BackboneIdentity::kRandom;
 constexpr const char* kScript = "torchscript";  // a variant, and the format of what it runs
 
-/// The size of images whose stored positions a ViT has; nothing in a BiT is of any one size.
+/// The size of images whose stored positions a ViT has; nothing in a ResNet is of any one size.
 struct OwnImageSize {
   std::array<int64_t, 2> operator()(const VitConfig& vit) const {
     return {vit.grid_height * vit.patch, vit.grid_width * vit.patch};
   }
   std::array<int64_t, 2> operator()(const BitConfig&) const { return {224, 224}; }
+  std::array<int64_t, 2> operator()(const TResnetConfig&) const { return {224, 224}; }
   std::array<int64_t, 2> operator()(const ScriptConfig& script) const { return script.image_size; }
 };
 
@@ -67,6 +68,7 @@ std::array<int64_t, 2> checked_image_size(const Recipe& recipe,
                                           const BackboneArchitecture& architecture) {
   constexpr int64_t kMaxSide = 4096;  // beyond it the position embedding alone fills the memory
   const auto* vit = std::get_if<VitConfig>(&architecture);
+  const bool tresnet = std::holds_alternative<TResnetConfig>(architecture);
   const auto size = image_size(recipe.backbone, architecture);
   for (int64_t side : size) {
     if (side > kMaxSide)
@@ -77,6 +79,11 @@ std::array<int64_t, 2> checked_image_size(const Recipe& recipe,
       throw RecipeError(recipe.file, "/backbone/image_size",
                         "got " + std::to_string(side) + ", wanted a multiple of the patch size " +
                             std::to_string(vit->patch));
+    if (tresnet && (side % TResnet::kSideUnit != 0 || side < TResnet::kLeastSide))
+      throw RecipeError(recipe.file, "/backbone/image_size",
+                        "got " + std::to_string(side) + ", wanted a multiple of " +
+                            std::to_string(TResnet::kSideUnit) + ", at least " +
+                            std::to_string(TResnet::kLeastSide) + ", for a TResNet");
   }
   return size;
 }
@@ -108,21 +115,13 @@ struct RandomWeights {
   TensorMap operator()(BitConfig& bit) const {
     return BitResnet::random_weights(bit, init_key(recipe, kBackboneInit));
   }
+  TensorMap operator()(TResnetConfig& tresnet) const {
+    return TResnet::random_weights(tresnet, init_key(recipe, kBackboneInit));
+  }
   TensorMap operator()(ScriptConfig&) const {
     TORCH_CHECK(false, "a TorchScript module has no random weights of ours");
   }
 };
-
-/// Settings of networks with tokens or residual branches of ours.
-void refuse_vit_settings(const Recipe& recipe, const std::string& network) {
-  if (recipe.backbone.pool == Pool::cls)
-    throw RecipeError(
-        recipe.file, "/backbone/pool",
-        "got \"cls\", wanted \"auto\" or \"mean\": " + network + " has no class token");
-  if (recipe.backbone.drop_path > 0)
-    throw RecipeError(recipe.file, "/backbone/drop_path",
-                      "got more than 0, wanted 0: " + network + " has no stochastic depth");
-}
 
 /// The network that the weights belong to.
 struct MakeBackbone {
@@ -137,15 +136,37 @@ struct MakeBackbone {
                                               .drop_path = config.drop_path});
   }
   std::unique_ptr<Backbone> operator()(const BitConfig& bit) const {
-    refuse_vit_settings(recipe, bit_name(bit));
+    refuse_class_token(bit_name(bit));
+    refuse_drop_path(bit_name(bit));
     return std::make_unique<BitResnet>(
         bit, weights, BitResnet::Options{.image_size = checked_image_size(recipe, bit)});
   }
+  std::unique_ptr<Backbone> operator()(const TResnetConfig& tresnet) const {
+    refuse_class_token(tresnet_name(tresnet));
+    return std::make_unique<TResnet>(
+        tresnet, weights,
+        TResnet::Options{.image_size = checked_image_size(recipe, tresnet),
+                         .drop_path = recipe.backbone.drop_path});
+  }
   std::unique_ptr<Backbone> operator()(const ScriptConfig& script) const {
-    refuse_vit_settings(recipe, "a TorchScript module");
+    refuse_class_token("a TorchScript module");
+    refuse_drop_path("a TorchScript module");
     return std::make_unique<ScriptBackbone>(
         recipe.backbone.weights,
         ScriptBackbone::Options{.image_size = checked_image_size(recipe, script)});
+  }
+
+ private:
+  void refuse_class_token(const std::string& network) const {
+    if (recipe.backbone.pool == Pool::cls)
+      throw RecipeError(
+          recipe.file, "/backbone/pool",
+          "got \"cls\", wanted \"auto\" or \"mean\": " + network + " has no class token");
+  }
+  void refuse_drop_path(const std::string& network) const {
+    if (recipe.backbone.drop_path > 0)
+      throw RecipeError(recipe.file, "/backbone/drop_path",
+                        "got more than 0, wanted 0: " + network + " has no stochastic depth");
   }
 };
 
