@@ -162,12 +162,13 @@ int64_t TResnet::step_values(const Adapter*, bool trainable) const {
     for (int64_t i = 0; i < config_.layers[stage]; ++i) {
       const bool shrinks = stage > 0 && i == 0;
       const int64_t before = shrinks ? area(options_.image_size, stage - 1) : after;
-      // Each convolution's output and its norm's; the product of the excitation; the sum.
-      int64_t block = 2 * mid * before + out * after;
-      block += (config_.bottleneck(stage) ? 2 * mid * before + 2 * out * after : 2 * mid * after);
-      if (stage < 3) block += mid * after;
-      if (shrinks) block += mid * (before + after) + in * after;  // padded, blurred; pooled
-      if (i == 0) block += 2 * out * after;
+      // Each convolution's output and what becomes of it: normalised and activated, or in place the
+      // block's sum; of the shortcut's nothing more.
+      int64_t block = 2 * mid * before;
+      block += config_.bottleneck(stage) ? 2 * mid * before + 2 * out * after : 3 * mid * after;
+      if (config_.bottleneck(stage) && stage < 3) block += mid * after;  // excited
+      if (shrinks) block += mid * (before + after) + in * after;         // padded, blurred; pooled
+      if (i == 0 && (shrinks || in != out)) block += out * after;
       all += block;
       largest = std::max(largest, in * before + 2 * mid * before + 2 * out * after);
       in = out;
