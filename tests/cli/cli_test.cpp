@@ -150,6 +150,21 @@ TEST_F(CommandLine, ReportsMissingAndDamagedFilesInOneLine) {
   expect_refusal("predict junk image.png", "junk");
 }
 
+TEST_F(CommandLine, InspectsATResNetAndConvertsItToTimmsNames) {
+  const std::string file = "'" CONVPASS_TEST_DATA "/tresnet/v2/tresnet.pth'";
+  auto inspected = [&](const std::string& name) {
+    return nlohmann::json::parse(run("inspect " + name).out);
+  };
+  ASSERT_EQ(run("convert " + file + " timm.safetensors").status, 0);
+  const auto before = inspected(file), after = inspected("timm.safetensors");
+  EXPECT_EQ(before["what"], "tresnet checkpoint");
+  EXPECT_EQ(before["naming"], "miil");
+  EXPECT_EQ(after["naming"], "timm");
+  for (const char* key : {"architecture", "config", "backbone_hash", "head_tensors", "parameters"})
+    EXPECT_EQ(before[key], after[key]) << key;
+  expect_refusal("convert " + file + " out.pt --to miil", "--to: got \"miil\", wanted one of timm");
+}
+
 TEST_F(CommandLine, ChecksATinyRecipeWithoutImages) {
   write("r.json", R"({"backbone": {"variant": "vit_tiny_patch16", "image_size": 32},
                       "adapter": {"blocks": [11]}, "train": {"device": "cpu"}})");
