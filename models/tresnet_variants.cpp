@@ -21,7 +21,9 @@ struct Variant {
 const Variant kVariants[] = {{"tresnet_m", {}},
                              {"tresnet_l", {.layers = {4, 5, 18, 3}, .width = 76}},
                              {"tresnet_xl", {.layers = {4, 5, 24, 3}, .width = 83}},
-                             {"tresnet_v2_l", {.layers = {3, 4, 23, 3}, .v2 = true}}};
+                             {"tresnet_v2_l", {.layers = {3, 4, 23, 3}, .v2 = true}},
+                             // the authors' name of the same, as USI's teacher
+                             {"tresnet_l_v2", {.layers = {3, 4, 23, 3}, .v2 = true}}};
 
 /// The form in which tresnet_name writes a network without a name of its own.
 std::optional<TResnetConfig> spelt_out(const std::string& name) {

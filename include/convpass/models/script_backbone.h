@@ -16,6 +16,8 @@ class ScriptModule;
 struct ScriptConfig {
   std::string name;                             ///< the file's stem
   std::array<int64_t, 2> image_size{224, 224};  ///< height, width it is meant for
+
+  bool operator==(const ScriptConfig&) const = default;
 };
 void fields(FieldVisitor& visitor, ScriptConfig& config);
 
