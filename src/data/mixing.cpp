@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <numeric>
 #include <string>
 
@@ -13,12 +12,6 @@
 
 namespace convpass {
 namespace {
-
-// Box-Muller; the other half is thrown away, which keeps a draw free of state.
-double sample_normal(Rng& rng) {
-  const double radius = std::sqrt(-2.0 * std::log(1.0 - rng.uniform()));
-  return radius * std::cos(2.0 * std::numbers::pi * rng.uniform());
-}
 
 // Logarithm of a Gamma(shape, 1) number (Marsaglia & Tsang, 2000): with a shape of 0.1 the number
 // itself often lies below the smallest double.
@@ -29,7 +22,7 @@ double sample_log_gamma(double shape, Rng& rng) {
   }
   const double d = shape - 1.0 / 3.0, c = 1.0 / std::sqrt(9.0 * d);
   for (;;) {
-    const double x = sample_normal(rng);
+    const double x = rng.normal();
     const double v = std::pow(1.0 + c * x, 3);
     if (v <= 0) continue;
     const double u = 1.0 - rng.uniform();

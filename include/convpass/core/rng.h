@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <numbers>
 
 namespace convpass {
 
@@ -53,6 +55,12 @@ class Rng {
         (static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(n)) >> 64);
   }
   bool coin(double probability) { return uniform() < probability; }
+  /// Normal with mean 0 and deviation 1: Box-Muller; the other half is thrown away, which keeps a
+  /// draw free of state.
+  double normal() {
+    const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
+    return radius * std::cos(2.0 * std::numbers::pi * uniform());
+  }
 
  private:
   uint64_t state_;
