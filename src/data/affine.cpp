@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <numbers>
-#include <utility>
 #include <vector>
 
 #include "src/data/image_ops.h"
@@ -19,6 +18,9 @@ namespace {
 constexpr int64_t kTile = 16;
 constexpr int64_t kLanes = kTile * 4;
 constexpr int64_t kMaxTaps = 4;
+
+// Copies three bytes and a fourth that is of no use: one instruction instead of two.
+void copy_pixel(const uint8_t* from, uint8_t* to) { std::memcpy(to, from, 4); }
 
 // The image with four bytes a pixel and its outermost pixels repeated, so that no tap of a filter
 // needs to look where the border is.
@@ -33,10 +35,12 @@ struct Padded {
     for (int64_t y = 0; y < image.height; ++y) {
       const uint8_t* from = image.pixels.data() + y * image.width * 3;
       uint8_t* to = at(0, y);
-      for (int64_t x = 0; x < image.width; ++x) std::copy_n(from + x * 3, 3, to + x * 4);
+      const int64_t end = image.width - 1;  // what follows the last pixel may not be ours to read
+      for (int64_t x = 0; x < end; ++x) copy_pixel(from + x * 3, to + x * 4);
+      std::copy_n(from + end * 3, 3, to + end * 4);
       for (int64_t x = 1; x <= kBorder; ++x) {
-        std::copy_n(to, 4, to - x * 4);
-        std::copy_n(to + (image.width - 1) * 4, 4, to + (image.width - 1 + x) * 4);
+        copy_pixel(to, to - x * 4);
+        copy_pixel(to + end * 4, to + (end + x) * 4);
       }
     }
     for (int64_t y = 1; y <= kBorder; ++y) {
@@ -49,61 +53,89 @@ struct Padded {
   }
 };
 
-// Where the pixels of a tile lie: the pixel at or before each, and how far beyond it, 0 to 1.
-struct Places {
-  const uint8_t* pixel[kTile];
-  double across[kLanes], down[kLanes];
+// One coordinate of the places that a row of the output shows, in Pillow's order of operations.
+struct Line {
+  double slope, of_row, offset;
+  double at(double x) const { return slope * (x + 0.5) + of_row + offset; }
 };
+
+// For each pixel of a tile the one at or before its place, and how far beyond it the place is, 0
+// to 1, four times over.
+struct Places {
+  int32_t pixel[kTile];
+  double beyond[kLanes];
+};
+
+// From column `first` on; a tile that is cut short by `last` repeats its last pixel.
+CONVPASS_WIDEST_VECTORS
+void find_places(const Line& line, int64_t first, int64_t last, Places& __restrict places) {
+  const auto from = static_cast<double>(first), end = static_cast<double>(last - 1);
+  double beyond[kTile];
+  for (int i = 0; i < kTile; ++i) {
+    const double place = line.at(std::min(from + i, end)) - 0.5;
+    const auto whole = static_cast<int32_t>(place);
+    places.pixel[i] = whole - (place < whole ? 1 : 0);
+    beyond[i] = place - places.pixel[i];
+  }
+  for (int i = 0; i < kTile; ++i) {
+    for (int lane = 0; lane < 4; ++lane) places.beyond[i * 4 + lane] = beyond[i];
+  }
+}
 
 using TapLanes = uint8_t[kMaxTaps][kLanes];
 using RowLanes = double[kMaxTaps][kLanes];
 
-// Of whole numbers the differences are exact in any order.
+// At `t` from b to c, in Pillow's order of operations; of whole numbers the differences are exact.
+template <class Number>
+double cubic(Number a, Number b, Number c, Number d, double t) {
+  const double first = c - a, second = 2 * (a - b) + c - d, third = b - a - c + d;
+  return b + t * (first + t * (second + t * third));
+}
+
 CONVPASS_WIDEST_VECTORS
 void cubic_between_pixels(const TapLanes& taps, const double* at, double* __restrict out) {
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const int a = taps[0][i], b = taps[1][i], c = taps[2][i], d = taps[3][i];
-    const double first = c - a, second = 2 * (a - b) + c - d, third = b - a + d - c;
-    out[i] = b + at[i] * (first + at[i] * (second + at[i] * third));
+  for (int i = 0; i < kLanes; ++i) {
+    out[i] = cubic<int>(taps[0][i], taps[1][i], taps[2][i], taps[3][i], at[i]);
   }
 }
 
 CONVPASS_WIDEST_VECTORS
 void cubic_between_rows(const RowLanes& rows, const double* at, double* __restrict out) {
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const double a = rows[0][i], b = rows[1][i], c = rows[2][i], d = rows[3][i];
-    const double first = -a + c, second = 2 * (a - b) + c - d, third = -a + b - c + d;
-    out[i] = b + at[i] * (first + at[i] * (second + at[i] * third));
+  for (int i = 0; i < kLanes; ++i) {
+    out[i] = cubic<double>(rows[0][i], rows[1][i], rows[2][i], rows[3][i], at[i]);
   }
 }
 
 CONVPASS_WIDEST_VECTORS
 void linear_between_pixels(const TapLanes& taps, const double* at, double* __restrict out) {
-  for (int64_t i = 0; i < kLanes; ++i) {
+  for (int i = 0; i < kLanes; ++i) {
     out[i] = taps[0][i] + (taps[1][i] - taps[0][i]) * at[i];
   }
 }
 
 CONVPASS_WIDEST_VECTORS
 void linear_between_rows(const RowLanes& rows, const double* at, double* __restrict out) {
-  for (int64_t i = 0; i < kLanes; ++i) out[i] = rows[0][i] + (rows[1][i] - rows[0][i]) * at[i];
+  for (int i = 0; i < kLanes; ++i) out[i] = rows[0][i] + (rows[1][i] - rows[0][i]) * at[i];
 }
+
+// Taps, and the first one counted from the pixel at or before the place.
+struct Cubic {
+  static constexpr int64_t kTaps = 4, kFirst = -1;
+  static constexpr auto between_pixels = cubic_between_pixels;
+  static constexpr auto between_rows = cubic_between_rows;
+};
+struct Linear {
+  static constexpr int64_t kTaps = 2, kFirst = 0;
+  static constexpr auto between_pixels = linear_between_pixels;
+  static constexpr auto between_rows = linear_between_rows;
+};
 
 CONVPASS_WIDEST_VECTORS
 void to_bytes(const double* values, uint8_t* __restrict bytes) {
-  for (int64_t i = 0; i < kLanes; ++i) {
+  for (int i = 0; i < kLanes; ++i) {
     bytes[i] = static_cast<uint8_t>(static_cast<int>(std::clamp(values[i], 0.0, 255.0)));
   }
 }
-
-struct Filter {
-  int64_t taps;
-  int64_t first;  // offset of the first tap from the pixel at or before the place
-  void (*between_pixels)(const TapLanes& taps, const double* at, double* out);
-  void (*between_rows)(const RowLanes& rows, const double* at, double* out);
-};
-constexpr Filter kCubic{4, -1, cubic_between_pixels, cubic_between_rows};
-constexpr Filter kLinear{2, 0, linear_between_pixels, linear_between_rows};
 
 // Which ways a matrix moves pixels by parts of a pixel.
 enum class Moves { across, down, both };
@@ -114,35 +146,26 @@ Moves moves_of(const std::array<double, 6>& m) {
   return Moves::both;
 }
 
-// Taps of a tile that lie `step` bytes apart, `offset` bytes from the places.
-void gather(const Places& places, int64_t offset, int64_t step, int64_t count, TapLanes& taps) {
-  for (int64_t i = 0; i < kTile; ++i) {
-    const uint8_t* from = places.pixel[i] + offset;
-    for (int64_t k = 0; k < count; ++k) std::memcpy(taps[k] + i * 4, from + k * step, 4);
-  }
-}
-
-void sample(const Places& places, int64_t row_bytes, Moves moves, const Filter& filter,
-            double* values) {
-  TapLanes taps;
+// What a tile of the output shows. `pixels` are those at or before the places.
+template <class Filter>
+void sample(const uint8_t* const* pixels, int64_t row_bytes, Moves moves, const double* across,
+            const double* down, double* values) {
   auto line = [&](int64_t offset, int64_t step, const double* at, double* out) {
-    gather(places, offset + filter.first * step, step, filter.taps, taps);
-    filter.between_pixels(taps, at, out);
+    TapLanes taps;
+    for (int64_t i = 0; i < kTile; ++i) {
+      const uint8_t* from = pixels[i] + offset + Filter::kFirst * step;
+      for (int64_t k = 0; k < Filter::kTaps; ++k) copy_pixel(from + k * step, taps[k] + i * 4);
+    }
+    Filter::between_pixels(taps, at, out);
   };
   // The other way the distance is exactly 0, and a filter gives the pixel itself.
-  if (moves == Moves::across) return line(0, 4, places.across, values);
-  if (moves == Moves::down) return line(0, row_bytes, places.down, values);
+  if (moves == Moves::across) return line(0, 4, across, values);
+  if (moves == Moves::down) return line(0, row_bytes, down, values);
   RowLanes rows;
-  for (int64_t k = 0; k < filter.taps; ++k) {
-    line((filter.first + k) * row_bytes, 4, places.across, rows[k]);
+  for (int64_t k = 0; k < Filter::kTaps; ++k) {
+    line((Filter::kFirst + k) * row_bytes, 4, across, rows[k]);
   }
-  filter.between_rows(rows, places.down, values);
-}
-
-// Whole numbers at or below, without a call where the processor has no instruction for it.
-int64_t floor_of(double value) {
-  const auto whole = static_cast<int64_t>(value);
-  return whole - (value < static_cast<double>(whole) ? 1 : 0);
+  Filter::between_rows(rows, down, values);
 }
 
 struct Range {
@@ -150,15 +173,14 @@ struct Range {
 };
 
 // The columns whose place lies in [0, limit): neighbours, as places rise or fall along a row.
-template <class PlaceOf>
-Range inside(int64_t width, double limit, PlaceOf place_of) {
-  const bool falls = place_of(width - 1) < place_of(0);
+Range inside(const Line& line, int64_t width, int64_t limit) {
+  auto column = [&](int64_t i) { return static_cast<double>(line.slope < 0 ? width - 1 - i : i); };
   // How many columns lie before `bound`, counted from the end where places are least.
   auto before = [&](double bound) {
     int64_t low = 0, high = width;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (place_of(falls ? width - 1 - middle : middle) < bound) {
+      if (line.at(column(middle)) < bound) {
         low = middle + 1;
       } else {
         high = middle;
@@ -166,8 +188,29 @@ Range inside(int64_t width, double limit, PlaceOf place_of) {
     }
     return low;
   };
-  const int64_t from = before(0), to = before(limit);
-  return falls ? Range{width - to, width - from} : Range{from, to};
+  const int64_t from = before(0), to = before(static_cast<double>(limit));
+  return line.slope < 0 ? Range{width - to, width - from} : Range{from, to};
+}
+
+// Writes columns `first` to `last` of a row of the output.
+template <class Filter>
+void draw_row(Padded& padded, const Line& x, const Line& y, Moves moves, const Range& columns,
+              uint8_t* out) {
+  Places across, down;
+  const uint8_t* pixels[kTile];
+  double values[kLanes];
+  uint8_t bytes[kLanes];
+  for (int64_t column = columns.first; column < columns.last; column += kTile) {
+    find_places(x, column, columns.last, across);
+    find_places(y, column, columns.last, down);
+    for (int64_t i = 0; i < kTile; ++i) pixels[i] = padded.at(across.pixel[i], down.pixel[i]);
+    sample<Filter>(pixels, padded.row_bytes, moves, across.beyond, down.beyond, values);
+    to_bytes(values, bytes);
+    const int64_t count = std::min(kTile, columns.last - column);
+    // The fourth byte falls on the next pixel, which is yet to be written, and not beyond the last.
+    for (int64_t i = 0; i + 1 < count; ++i) copy_pixel(bytes + i * 4, out + (column + i) * 3);
+    std::copy_n(bytes + (count - 1) * 4, 3, out + (column + count - 1) * 3);
+  }
 }
 
 // Python's round(value, 15).
@@ -181,22 +224,15 @@ double rounded_to_15_places(double value) {
 
 void affine(Image& image, const std::array<double, 6>& m, const Sampling& sampling) {
   TORCH_CHECK(!is_tensorflow(sampling.interpolation), "affine is bicubic or bilinear");
-  const Filter& filter = sampling.interpolation == Interpolation::bicubic ? kCubic : kLinear;
+  const auto draw =
+      sampling.interpolation == Interpolation::bicubic ? draw_row<Cubic> : draw_row<Linear>;
   const Moves moves = moves_of(m);
   Padded padded(image);
-  Places places;
-  double values[kLanes];
-  uint8_t bytes[kLanes];
   for (int64_t y = 0; y < image.height; ++y) {
     const double row = static_cast<double>(y) + 0.5;
-    auto place_x = [&](int64_t x) {
-      return m[0] * (static_cast<double>(x) + 0.5) + m[1] * row + m[2];
-    };
-    auto place_y = [&](int64_t x) {
-      return m[3] * (static_cast<double>(x) + 0.5) + m[4] * row + m[5];
-    };
-    const Range columns = inside(image.width, static_cast<double>(image.width), place_x);
-    const Range rows = inside(image.width, static_cast<double>(image.height), place_y);
+    const Line line_x{m[0], m[1] * row, m[2]}, line_y{m[3], m[4] * row, m[5]};
+    const Range columns = inside(line_x, image.width, image.width);
+    const Range rows = inside(line_y, image.width, image.height);
     const int64_t first = std::max(columns.first, rows.first);
     const int64_t last = std::max(first, std::min(columns.last, rows.last));
     uint8_t* out = image.pixels.data() + y * image.width * 3;
@@ -205,21 +241,7 @@ void affine(Image& image, const std::array<double, 6>& m, const Sampling& sampli
     };
     fill(0, first);
     fill(last, image.width);
-    for (int64_t x = first; x < last; x += kTile) {
-      for (int64_t i = 0; i < kTile; ++i) {
-        // The last tile repeats its last pixel.
-        const int64_t column = std::min(x + i, last - 1);
-        const double across = place_x(column) - 0.5, down = place_y(column) - 0.5;
-        const int64_t left = floor_of(across), top = floor_of(down);
-        places.pixel[i] = padded.at(left, top);
-        std::fill_n(places.across + i * 4, 4, across - static_cast<double>(left));
-        std::fill_n(places.down + i * 4, 4, down - static_cast<double>(top));
-      }
-      sample(places, padded.row_bytes, moves, filter, values);
-      to_bytes(values, bytes);
-      const int64_t count = std::min(kTile, last - x);
-      for (int64_t i = 0; i < count; ++i) std::copy_n(bytes + i * 4, 3, out + (x + i) * 3);
-    }
+    draw(padded, line_x, line_y, moves, {first, last}, out);
   }
 }
 
