@@ -69,7 +69,7 @@ std::vector<PlannedView> plan(const std::vector<View>& views, bool training) {
       const bool same_key = view.draw == before.view.draw && view.fixed == before.view.fixed;
       TORCH_CHECK(!next.random || !before.random || view.draw != before.view.draw ||
                       view.pipeline->augment().same_draw(before.view.pipeline->augment()),
-                  "views of one draw need the same crop and flip settings");
+                  "views of one draw need the same settings of all that is drawn");
       if (next.random == before.random && (!next.random || same_key) &&
           view.pipeline->same_pixels(*before.view.pipeline, next.random)) {
         next.pixels = before.pixels;
@@ -200,6 +200,10 @@ struct BatchStream::State {
     });
   }
 
+  uint64_t key_of(const View& view, int64_t index, int64_t epoch, int64_t copy) const {
+    return view_key(options.seed, view.fixed ? 0 : epoch, index, view.draw, copy);
+  }
+
   // The 8-bit images of all views of a sample; empty where an earlier view has them.
   Images make_views(const Image& image, int64_t index, int64_t epoch, int64_t copy) const {
     Images made_views(views.size());
@@ -207,9 +211,7 @@ struct BatchStream::State {
       const auto& [view, random, pixels] = views[i];
       if (pixels != i) continue;
       made_views[i] =
-          random ? view.pipeline->training_view(
-                       image,
-                       Rng(view_key(options.seed, view.fixed ? 0 : epoch, index, view.draw, copy)))
+          random ? view.pipeline->training_view(image, Rng(key_of(view, index, epoch, copy)))
                  : view.pipeline->evaluation_view(image);
     }
     return made_views;
@@ -243,9 +245,12 @@ struct BatchStream::State {
       const int64_t index = batch.indices[static_cast<size_t>(row)];
       const auto images = views_of(index, epoch, batch.copies[static_cast<size_t>(row)]);
       for (size_t i = 0; i < views.size(); ++i) {
-        views[i].view.pipeline->normalise(
-            (*images)[views[i].pixels],
-            batch.views[i].mutable_data_ptr<float>() + row * batch.views[i].stride(0));
+        const auto& [view, random, pixels] = views[i];
+        float* out = batch.views[i].mutable_data_ptr<float>() + row * batch.views[i].stride(0);
+        view.pipeline->normalise((*images)[pixels], out);
+        if (!random) continue;
+        const uint64_t key = key_of(view, index, epoch, batch.copies.back());
+        view.pipeline->erase(out, Rng(random_key(key, 0, 0, Purpose::erase)));
       }
       labels[row] = dataset.label(index);
     }

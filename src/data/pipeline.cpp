@@ -8,7 +8,11 @@
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
+#include "src/data/color_jitter.h"
 #include "src/data/crop_box.h"
+#include "src/data/image_ops.h"
+#include "src/data/rand_augment.h"
+#include "src/data/random_erasing.h"
 
 namespace convpass {
 namespace {
@@ -50,6 +54,29 @@ void check_resize_to(const char* part, const std::vector<int64_t>& to,
               std::to_string(size[1]));
 }
 
+void check_changes(const InputConfig& input, const AugmentConfig& augment) {
+  require(augment.rand_augment.empty() || augment.color_jitter.empty(),
+          "augment.color_jitter: got it with augment.rand_augment, wanted one of them");
+  require(augment.rand_augment.empty() || !is_tensorflow(input.interpolation),
+          "input.interpolation: got a filter of TensorFlow with augment.rand_augment, wanted "
+          "bicubic or bilinear");
+  const std::vector<double>& jitter = augment.color_jitter;
+  require(
+      jitter.size() <= 4 && jitter.size() != 2,
+      "augment.color_jitter: got " + std::to_string(jitter.size()) + " numbers, wanted 1, 3 or 4");
+  for (double strength : jitter) {
+    require(strength >= 0, "augment.color_jitter: got " + text(strength) + ", wanted at least 0");
+  }
+  require(jitter.size() < 4 || jitter[3] <= 0.5, "augment.color_jitter: got a hue of " +
+                                                     text(jitter.empty() ? 0 : jitter.back()) +
+                                                     ", wanted at most 0.5");
+  const ErasingConfig& erasing = augment.erasing;
+  require(erasing.probability >= 0 && erasing.probability <= 1,
+          "augment.random_erasing: got " + text(erasing.probability) + ", wanted 0 to 1");
+  require(erasing.count > 0,
+          "augment.erasing_count: got " + std::to_string(erasing.count) + ", wanted at least 1");
+}
+
 void check(const InputConfig& input, const AugmentConfig& augment) {
   require(input.size[0] > 0 && input.size[1] > 0,
           "input.size: got " + std::to_string(input.size[0]) + "x" + std::to_string(input.size[1]) +
@@ -75,6 +102,16 @@ void check(const InputConfig& input, const AugmentConfig& augment) {
   check_pair("crop_ratio", augment.crop_ratio, INFINITY);
   require(augment.flip >= 0 && augment.flip <= 1,
           "augment.flip: got " + text(augment.flip) + ", wanted 0 to 1");
+  check_changes(input, augment);
+}
+
+std::shared_ptr<const RandAugment> parsed(const std::string& rand_augment) {
+  if (rand_augment.empty()) return nullptr;
+  try {
+    return std::make_shared<const RandAugment>(parse_rand_augment(rand_augment));
+  } catch (const Error& error) {
+    throw Error(std::string("augment.rand_augment: ") + error.what());
+  }
 }
 
 // Python's round: halves to the even neighbour.
@@ -109,6 +146,16 @@ CropRange range_of(const AugmentConfig& augment) {
   const bool inception = augment.crop == CropMode::inception;
   return {chosen(augment.crop_area, inception ? kInceptionArea : kTimmArea),
           chosen(augment.crop_ratio, inception ? kInceptionRatio : kTimmRatio)};
+}
+
+// timm fills with the mean colour.
+std::array<uint8_t, 3> fill_of(const InputConfig& input) {
+  std::array<uint8_t, 3> fill{};
+  for (size_t channel = 0; channel < 3; ++channel) {
+    fill[channel] = static_cast<uint8_t>(
+        std::clamp<int64_t>(round_half_even(255 * input.mean[channel]), 0, 255));
+  }
+  return fill;
 }
 
 void flip(Image& image) {
@@ -176,6 +223,16 @@ void fields(FieldVisitor& visitor, AugmentConfig& config) {
                 "random_resized, [0.75, 1.33] of inception",
                 above(0));
   visitor.field("flip", config.flip, "probability of a left-right flip", between(0, 1));
+  visitor.field("rand_augment", config.rand_augment,
+                "timm's RandAugment, \"rand-m7-mstd0.5-inc1\": magnitude m (10), n operations (2), "
+                "deviation mstd (0), upper bound mmax (10), inc1 the increasing set, probability p "
+                "(0.5); \"\" = off");
+  visitor.field("color_jitter", config.color_jitter,
+                "strengths of brightness, contrast, saturation and, if there are four, hue (at "
+                "most 0.5); one number = the first three; factors from 1 - strength to 1 + "
+                "strength; empty = off; not with rand_augment",
+                at_least(0));
+  fields(visitor, config.erasing);
   fields(visitor, config.mix);
   visitor.field(
       "repeated", config.repeated,
@@ -184,13 +241,32 @@ void fields(FieldVisitor& visitor, AugmentConfig& config) {
       between(1, 64));
 }
 
+void fields(FieldVisitor& visitor, ErasingConfig& config) {
+  visitor.field("random_erasing", config.probability,
+                "probability of erasing boxes of the normalised image (timm); 0 = off",
+                between(0, 1));
+  visitor.choice("erasing_mode", config.mode, {"const", "rand", "pixel"},
+                 "what boxes are filled with: 0, a normally distributed colour for each box, or "
+                 "such a number for each value");
+  visitor.field("erasing_count", config.count,
+                "boxes at most, drawn from 1 to this many, which share the area", between(1, 1000));
+}
+
+bool AugmentConfig::any() const {
+  const bool jitters = std::any_of(color_jitter.begin(), color_jitter.end(),
+                                   [](double strength) { return strength > 0; });
+  return crop != CropMode::none || flip > 0 || !rand_augment.empty() || jitters ||
+         erasing.probability > 0;
+}
+
 bool AugmentConfig::same_draw(const AugmentConfig& other) const {
   return crop == other.crop && crop_area == other.crop_area && crop_ratio == other.crop_ratio &&
-         flip == other.flip;
+         flip == other.flip && rand_augment == other.rand_augment &&
+         color_jitter == other.color_jitter && erasing == other.erasing;
 }
 
 ImagePipeline::ImagePipeline(const InputConfig& input, const AugmentConfig& augment)
-    : input_(input), augment_(augment) {
+    : input_(input), augment_(augment), rand_augment_(parsed(augment.rand_augment)) {
   check(input, augment);
   for (size_t channel = 0; channel < 3; ++channel) {
     const auto mean = static_cast<float>(input.mean[channel]);
@@ -206,7 +282,8 @@ bool ImagePipeline::same_pixels(const ImagePipeline& other, bool training) const
   return a.size == b.size && a.resize == b.resize && a.crop_fraction == b.crop_fraction &&
          a.resize_to == b.resize_to && a.interpolation == b.interpolation &&
          (!training ||
-          (augment_.same_draw(other.augment_) && augment_.resize_to == other.augment_.resize_to));
+          (augment_.same_draw(other.augment_) && augment_.resize_to == other.augment_.resize_to &&
+           (!rand_augment_ || fill_of(a) == fill_of(b))));
 }
 
 std::array<int64_t, 2> ImagePipeline::before_crop(const std::vector<int64_t>& to) const {
@@ -273,7 +350,14 @@ Image ImagePipeline::training_view(const Image& image, Rng rng) const {
     }
   }
   if (augment_.flip > 0 && rng.coin(augment_.flip)) flip(view);
+  change(view, rng);
   return view;
+}
+
+void ImagePipeline::change(Image& view, Rng& rng) const {
+  const std::vector<Change> changes =
+      rand_augment_ ? rand_augment_->draw(rng) : draw_color_jitter(augment_.color_jitter, rng);
+  apply(view, changes, {.interpolation = input_.interpolation, .fill = fill_of(input_)});
 }
 
 void ImagePipeline::normalise(const Image& image, float* out) const {
@@ -283,6 +367,12 @@ void ImagePipeline::normalise(const Image& image, float* out) const {
     const uint8_t* from = image.pixels.data() + channel;
     float* to = out + channel * pixels;
     for (int64_t i = 0; i < pixels; ++i) to[i] = levels[from[i * 3]];
+  }
+}
+
+void ImagePipeline::erase(float* image, Rng rng) const {
+  if (augment_.erasing.probability > 0) {
+    convpass::erase(image, height(), width(), augment_.erasing, rng);
   }
 }
 

@@ -4,6 +4,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/train/recipe.h"
+#include "src/data/rand_augment.h"
 
 namespace convpass {
 namespace {
@@ -128,6 +129,27 @@ void check_average(const Checker& check, const EmaConfig& ema) {
   check.require(ema.start == 0, "/train/ema_start", "got " + std::to_string(ema.start) + wanted);
   check.require(!ema.warmup, "/train/ema_warmup", "got true" + wanted);
   check.require(!ema.copy_buffers, "/train/ema_copy_buffers", "got true" + wanted);
+}
+
+void check_changes(const Checker& check, const Recipe& recipe) {
+  const AugmentConfig& augment = recipe.augment;
+  const std::vector<double>& jitter = augment.color_jitter;
+  check.length("/augment/color_jitter", jitter.size(), {0, 1, 3, 4},
+               "one strength, or those of brightness, contrast, saturation and, if wanted, hue");
+  check.require(jitter.size() < 4 || jitter[3] <= 0.5, "/augment/color_jitter/3",
+                "out of range, got " + Checker::number(jitter.empty() ? 0 : jitter.back()) +
+                    ", wanted a hue from 0 to 0.5");
+  if (augment.rand_augment.empty()) return;
+  try {
+    parse_rand_augment(augment.rand_augment);
+  } catch (const Error& error) {
+    check.require(false, "/augment/rand_augment", error.what());
+  }
+  check.require(jitter.empty(), "/augment/color_jitter",
+                "got strengths with augment.rand_augment, wanted one of them");
+  check.require(!is_tensorflow(recipe.input.interpolation), "/input/interpolation",
+                "got a filter of TensorFlow with augment.rand_augment, wanted \"bicubic\" or "
+                "\"bilinear\", which its rotations know");
 }
 
 void check_mixing(const Checker& check, const Recipe& recipe) {
@@ -297,6 +319,7 @@ void validate(const Recipe& recipe, bool needs_data) {
   if (recipe.rule != RecipeRule::none) return;  // it has yet to fill in what the rest goes with
   check_augment(check, recipe.augment);
   check_repeats(check, recipe);
+  check_changes(check, recipe);
   check_mixing(check, recipe);
   check_schedule(check, recipe);
 }

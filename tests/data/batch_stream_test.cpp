@@ -461,12 +461,74 @@ TEST(BatchStream, CopiesOfARepeatedImageDifferAcrossBatchesToo) {
   expect_equal(take(stream, 1)[0], again);
 }
 
+ImagePipeline erasing(double mean) {
+  InputConfig input;
+  input.size = {8, 8};
+  input.mean = {mean, mean, mean};
+  input.std = {0.25, 0.25, 0.25};
+  AugmentConfig augment;
+  augment.flip = 0.5;
+  augment.rand_augment = "rand-m7-mstd0.5-inc1";
+  augment.erasing = {.probability = 1, .mode = ErasingMode::pixel};
+  return {input, augment};
+}
+
+TEST(BatchStream, ErasesAfterNormalisingByAKeyOfTheView) {
+  const FakeDataset dataset(12);
+  const ImagePipeline pipeline = erasing(0.5);
+  BatchStream stream(dataset, pipeline, {.batch_size = 12, .workers = 2});
+  for (const Batch& batch : take(stream, 3)) {
+    for (size_t i = 0; i < 12; ++i) {
+      const uint64_t key = view_key(42, batch.step, batch.indices[i]);
+      std::vector<float> wanted(3 * 8 * 8);
+      pipeline.normalise(pipeline.training_view(dataset.image(batch.indices[i]), Rng(key)),
+                         wanted.data());
+      pipeline.erase(wanted.data(), Rng(random_key(key, 0, 0, Purpose::erase)));
+      const at::Tensor got = batch.images[static_cast<int64_t>(i)].contiguous();
+      ASSERT_TRUE(std::equal(wanted.begin(), wanted.end(), got.const_data_ptr<float>()));
+    }
+  }
+  BatchStream evaluation(dataset, pipeline, {.batch_size = 12, .training = false});
+  std::vector<float> whole(3 * 8 * 8);
+  pipeline.normalise(pipeline.evaluation_view(dataset.image(0)), whole.data());
+  const at::Tensor got = take(evaluation, 1)[0].images[0].contiguous();
+  EXPECT_TRUE(std::equal(whole.begin(), whole.end(), got.const_data_ptr<float>()));
+}
+
+TEST(BatchStream, ViewsOfOneDrawAreErasedAlike) {
+  const FakeDataset dataset(12);
+  const ImagePipeline student = erasing(0.5), same = erasing(0.5), darker = erasing(0.3);
+  BatchStream stream(dataset,
+                     {{.pipeline = &student},
+                      {.pipeline = &same},
+                      {.pipeline = &darker},
+                      {.pipeline = &same, .draw = 1},
+                      {.pipeline = &same, .draw = 2, .fixed = true}},
+                     {.batch_size = 12, .cache_bytes = 1 << 20});
+  const std::vector<Batch> batches = take(stream, 2);
+  for (const Batch& batch : batches) {
+    EXPECT_TRUE(at::equal(batch.views[0], batch.views[1]));
+    EXPECT_FALSE(at::equal(batch.views[0], batch.views[3]));
+    // The same numbers in the same boxes: as many of the values agree as are erased.
+    const at::Tensor agree = batch.views[0].eq(batch.views[2]).all(1).sum({1, 2});
+    EXPECT_GE(agree.min().item<int64_t>(), 1);
+  }
+  // A fixed view is erased alike in every epoch.
+  const auto row = [](const Batch& batch) {
+    return std::find(batch.indices.begin(), batch.indices.end(), 5) - batch.indices.begin();
+  };
+  EXPECT_TRUE(
+      at::equal(batches[0].views[4][row(batches[0])], batches[1].views[4][row(batches[1])]));
+  EXPECT_FALSE(
+      at::equal(batches[0].views[0][row(batches[0])], batches[1].views[0][row(batches[1])]));
+}
+
 TEST(BatchStream, RefusesViewsOfOneDrawWithOtherCrops) {
   const FakeDataset dataset(4);
   const ImagePipeline one = augmented(CropMode::random, 8), two = augmented(CropMode::inception, 8);
   EXPECT_NE(test::message_of([&] {
               BatchStream(dataset, {{.pipeline = &one}, {.pipeline = &two}}, {.batch_size = 2});
-            }).find("views of one draw need the same crop and flip settings"),
+            }).find("views of one draw need the same settings of all that is drawn"),
             std::string::npos);
 }
 

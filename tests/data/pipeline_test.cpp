@@ -14,7 +14,9 @@
 #include "convpass/core/error.h"
 #include "convpass/core/rng.h"
 #include "data/image_files.h"
+#include "src/data/color_jitter.h"
 #include "src/data/crop_box.h"
+#include "src/data/rand_augment.h"
 
 namespace convpass {
 namespace {
@@ -265,6 +267,113 @@ TEST(Pipeline, InceptionCropResizesItsBoxAsTensorFlowDoes) {
   }
   EXPECT_GT(flips, 3);
   EXPECT_LT(flips, 17);
+}
+
+TEST(Pipeline, ChangesAreDrawnAfterCropAndFlip) {
+  const Image image = test::read_ppm("resize_smooth.ppm");
+  AugmentConfig augment;
+  augment.crop = CropMode::random_resized;
+  augment.flip = 0.5;
+  const ImagePipeline plain(input_of(24, 24), augment);
+  AugmentConfig changing = augment, jittering = augment;
+  changing.rand_augment = "rand-m7-mstd0.5-inc1";
+  jittering.color_jitter = {0.4, 0.3, 0.2, 0.1};
+  const ImagePipeline changed(input_of(24, 24), changing), jittered(input_of(24, 24), jittering);
+  // Means of 0.5, 0.4 and 0.3 in 255ths, halves to the even neighbour.
+  const Sampling sampling{.interpolation = Interpolation::bicubic, .fill = {128, 102, 76}};
+  int unchanged = 0;
+  for (uint64_t key = 0; key < 100; ++key) {
+    const Image before = plain.training_view(image, Rng(key));
+    Rng rng(key);
+    random_resized_box(image.height, image.width,
+                       {std::array{0.08, 1.0}, std::array{3.0 / 4.0, 4.0 / 3.0}}, rng);
+    rng.uniform();  // the flip
+    Rng same = rng;
+    Image wanted = before;
+    apply(wanted, parse_rand_augment(changing.rand_augment).draw(rng), sampling);
+    EXPECT_EQ(changed.training_view(image, Rng(key)).pixels, wanted.pixels) << key;
+    unchanged += wanted.pixels == before.pixels;
+    wanted = before;
+    apply(wanted, draw_color_jitter(jittering.color_jitter, same), sampling);
+    EXPECT_EQ(jittered.training_view(image, Rng(key)).pixels, wanted.pixels) << key;
+  }
+  EXPECT_NEAR(unchanged, 25, 5 * std::sqrt(100 * 0.25 * 0.75));
+}
+
+TEST(Pipeline, ErasesByItsKeyAlone) {
+  AugmentConfig augment;
+  augment.erasing = {.probability = 0.5, .mode = ErasingMode::pixel};
+  const ImagePipeline pipeline(input_of(24, 24), augment), plain(input_of(24, 24), {});
+  EXPECT_TRUE(pipeline.random());
+  const std::vector<float> before(3 * 24 * 24, 7.0f);
+  int erased = 0;
+  for (uint64_t key = 0; key < 400; ++key) {
+    std::vector<float> once = before, again = before, off = before;
+    pipeline.erase(once.data(), Rng(key));
+    pipeline.erase(again.data(), Rng(key));
+    plain.erase(off.data(), Rng(key));
+    EXPECT_EQ(once, again);
+    EXPECT_EQ(off, before);
+    erased += once != before;
+  }
+  EXPECT_NEAR(erased, 200, 5 * std::sqrt(400 * 0.25));
+}
+
+TEST(Pipeline, SharesPixelsOnlyWhereChangesAreTheSame) {
+  InputConfig dark = input_of(8, 8);
+  dark.mean = {0.1, 0.1, 0.1};
+  AugmentConfig plain, changing, jittering, erasing;
+  changing.rand_augment = "rand-m7";
+  jittering.color_jitter = {0.4};
+  erasing.erasing.probability = 0.5;
+  for (const AugmentConfig* a : {&plain, &changing, &jittering, &erasing}) {
+    for (const AugmentConfig* b : {&plain, &changing, &jittering, &erasing}) {
+      EXPECT_EQ(a->same_draw(*b), a == b);
+      EXPECT_EQ(ImagePipeline(input_of(8, 8), *a).same_pixels({input_of(8, 8), *b}, true), a == b);
+      EXPECT_TRUE(ImagePipeline(input_of(8, 8), *a).same_pixels({input_of(8, 8), *b}, false));
+    }
+    // What rotations show outside the image follows the mean.
+    EXPECT_EQ(ImagePipeline(input_of(8, 8), *a).same_pixels({dark, *a}, true), a != &changing);
+  }
+}
+
+TEST(Pipeline, RefusesChangesThatItCannotMake) {
+  auto refusal = [](const AugmentConfig& augment, InputConfig input = input_of(8, 8)) {
+    return test::message_of([&] { ImagePipeline(input, augment); });
+  };
+  AugmentConfig augment;
+  augment.rand_augment = "rand-m7-m8";
+  EXPECT_EQ(refusal(augment),
+            "augment.rand_augment: got \"rand-m7-m8\" with the part \"m8\", wanted each part once");
+  augment.rand_augment = "rand-m7";
+  InputConfig tensorflow = input_of(8, 8);
+  tensorflow.interpolation = Interpolation::tf_area;
+  EXPECT_EQ(refusal(augment, tensorflow),
+            "input.interpolation: got a filter of TensorFlow with augment.rand_augment, wanted "
+            "bicubic or bilinear");
+  augment.color_jitter = {0.4};
+  EXPECT_EQ(refusal(augment),
+            "augment.color_jitter: got it with augment.rand_augment, wanted one of them");
+  augment = {};
+  augment.color_jitter = {0.4, 0.4};
+  EXPECT_EQ(refusal(augment), "augment.color_jitter: got 2 numbers, wanted 1, 3 or 4");
+  augment.color_jitter = {0.4, 0.4, 0.4, 0.6};
+  EXPECT_EQ(refusal(augment), "augment.color_jitter: got a hue of 0.6, wanted at most 0.5");
+  augment.color_jitter = {-0.1};
+  EXPECT_EQ(refusal(augment), "augment.color_jitter: got -0.1, wanted at least 0");
+  augment = {};
+  augment.erasing.probability = 1.5;
+  EXPECT_EQ(refusal(augment), "augment.random_erasing: got 1.5, wanted 0 to 1");
+  augment.erasing = {.probability = 0.5, .count = 0};
+  EXPECT_EQ(refusal(augment), "augment.erasing_count: got 0, wanted at least 1");
+}
+
+TEST(Pipeline, StrengthZeroMakesNoViewRandom) {
+  AugmentConfig augment;
+  augment.color_jitter = {0, 0, 0};
+  EXPECT_FALSE(ImagePipeline(input_of(8, 8), augment).random());
+  augment.color_jitter = {0, 0.1, 0};
+  EXPECT_TRUE(ImagePipeline(input_of(8, 8), augment).random());
 }
 
 TEST(Pipeline, MixingMakesNoViewRandom) {

@@ -17,6 +17,7 @@ enum class Purpose : uint64_t {
   mix = 6,       ///< mixup and CutMix of one batch
   view = 7,      ///< further views of one image, and further copies of it in a batch
   resample = 8,  ///< which images stand in a batch that is drawn with replacement
+  erase = 9,     ///< random erasing of one view
 };
 
 /// The finaliser of SplitMix64 (Steele, Lea & Flood, 2014): a bijection of 64-bit words.

@@ -2,6 +2,8 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "convpass/core/rng.h"
@@ -11,6 +13,7 @@
 namespace convpass {
 
 class FieldVisitor;
+struct RandAugment;
 
 enum class ResizeMode {
   stretch,     ///< both sides, aspect ratio not kept, then centre crop (VTAB, Convpass, BiT)
@@ -38,6 +41,22 @@ enum class CropMode {
                    ///< FunMatch)
 };
 
+enum class ErasingMode {
+  constant,  ///< 0 of the normalised image, its mean colour
+  rand,      ///< one normally distributed colour for each box
+  pixel,     ///< a normally distributed number for each value
+};
+
+/// timm's random erasing of boxes of the normalised image.
+struct ErasingConfig {
+  double probability = 0.0;  ///< 0 = off
+  ErasingMode mode = ErasingMode::constant;
+  int64_t count = 1;  ///< boxes at most; they share the area
+  bool operator==(const ErasingConfig&) const = default;
+};
+/// In the object of `augment`: random_erasing, erasing_mode, erasing_count.
+void fields(FieldVisitor& visitor, ErasingConfig& config);
+
 struct AugmentConfig {
   CropMode crop = CropMode::none;
   std::vector<int64_t> resize_to{};  ///< random: pixels before the crop, like InputConfig's; empty
@@ -47,20 +66,25 @@ struct AugmentConfig {
   std::vector<double> crop_ratio{};  ///< width / height; empty = of the kind: [3/4, 4/3], inception
                                      ///< [0.75, 1.33]
   double flip = 0.0;                 ///< probability of a horizontal flip
-  MixConfig mix;                     ///< of whole batches: no part of a view
-  int64_t repeated = 1;              ///< copies of each drawn image in an epoch: no part of a view
+  std::string rand_augment;          ///< timm's "rand-m7-mstd0.5-inc1"; "" = off
+  std::vector<double> color_jitter;  ///< torchvision's strengths of brightness, contrast,
+                                     ///< saturation and, if given, hue; one number = the first
+                                     ///< three; empty = off
+  ErasingConfig erasing;
+  MixConfig mix;         ///< of whole batches: no part of a view
+  int64_t repeated = 1;  ///< copies of each drawn image in an epoch: no part of a view
 
   /// Whether the view of one image is random.
-  bool any() const { return crop != CropMode::none || flip > 0; }
-  /// Whether two views that draw from the same key see the same part of the image and the same
-  /// flip.
+  bool any() const;
+  /// Whether two views that draw from the same key see the same part of the image, the same flip,
+  /// the same changes and the same boxes erased.
   bool same_draw(const AugmentConfig& other) const;
 };
 
 void fields(FieldVisitor& visitor, InputConfig& config);
 void fields(FieldVisitor& visitor, AugmentConfig& config);
 
-/// Decode, crop, augment, normalise: a pure function of the image and a random key.
+/// Decode, crop, augment, normalise, erase: a pure function of the image and random keys.
 class ImagePipeline {
  public:
   /// `input` is resolved: size, mean and std are set.
@@ -78,6 +102,9 @@ class ImagePipeline {
   bool same_pixels(const ImagePipeline& other, bool training) const;
   /// (pixel / 255 - mean) / std into `out`, `[3, H, W]` float32.
   void normalise(const Image& image, float* out) const;
+  /// Random erasing of a normalised training view, in place, drawn from `rng`; nothing when it is
+  /// off.
+  void erase(float* image, Rng rng) const;
 
   int64_t height() const { return input_.size[0]; }
   int64_t width() const { return input_.size[1]; }
@@ -87,9 +114,11 @@ class ImagePipeline {
  private:
   Image resized(const Image& image, const std::vector<int64_t>& to) const;
   std::array<int64_t, 2> before_crop(const std::vector<int64_t>& to) const;
+  void change(Image& view, Rng& rng) const;
 
   InputConfig input_;
   AugmentConfig augment_;
+  std::shared_ptr<const RandAugment> rand_augment_;  // none where it is off
   std::array<float, 768> levels_;  // normalised value of each of the 256 levels of each channel
 };
 
