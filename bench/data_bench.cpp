@@ -52,6 +52,19 @@ void normalise_224(benchmark::State& state) {
 }
 BENCHMARK(normalise_224)->Unit(benchmark::kMillisecond);
 
+// Each iteration another draw for an image that has the input size.
+void rand_augment_224(benchmark::State& state) {
+  AugmentConfig augment;
+  augment.rand_augment = "rand-m7-mstd0.5-inc1";
+  if (state.range(0) != 0) augment.rand_augment += "-p1";
+  const ImagePipeline pipeline(input_224(), augment);
+  const Image image = pipeline.evaluation_view(read_image(photo()));
+  uint64_t key = 0;
+  for (auto _ : state) benchmark::DoNotOptimize(pipeline.training_view(image, Rng(key++)));
+  state.SetItemsProcessed(state.iterations());
+}
+BENCHMARK(rand_augment_224)->ArgName("always")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
 // Sixty-four names of one photo: batches of 16 with random_resized crops and flips.
 void batch_stream(benchmark::State& state) {
   std::string folder = (std::filesystem::temp_directory_path() / "convpass-XXXXXX").string();
