@@ -8,7 +8,7 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 export LIBTORCH
 
-.PHONY: help setup build demo demo-distill test bench format clean
+.PHONY: help setup build demo demo-distill demo-usi test bench format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -33,6 +33,10 @@ demo: build
 ## make demo-distill   a small BiT learns from the demo's ViT without labels: a table and a picture
 demo-distill: demo
 	@scripts/demo_distill.sh $(BUILD)/convpass
+
+## make demo-usi   the whole USI scheme in small: a ResNet from scratch, as TorchScript, learns from the demo's ViT
+demo-usi: demo
+	@scripts/demo_usi.sh $(BUILD)/convpass
 
 ## make bench   Google Benchmark of the parts; bench/peers/ holds the comparison with PyTorch
 bench: build
