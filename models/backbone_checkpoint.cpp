@@ -72,7 +72,8 @@ struct Comparer {
 }  // namespace
 
 void fields(FieldVisitor& visitor, BackboneArchitecture& architecture) {
-  visitor.variant("kind", architecture, {"vit", "bit", "tresnet", "torchscript"}, "which network it is");
+  visitor.variant("kind", architecture, {"vit", "bit", "tresnet", "torchscript"},
+                  "which network it is");
 }
 
 BackboneCheckpoint load_backbone_checkpoint(const std::filesystem::path& file) {
