@@ -5,19 +5,14 @@
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
 #include "tests/adapters/reference.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
 
 class AdapterFileTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ =
-        std::filesystem::temp_directory_path() / ("convpass_adapter_" + std::to_string(::getpid()));
-    std::filesystem::create_directories(folder_);
-    file_ = folder_ / "adapter.safetensors";
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  void SetUp() override { file_ = folder_ / "adapter.safetensors"; }
 
   AdapterFile example(const TunedModel& model) const {
     AdapterFile file;
@@ -41,7 +36,8 @@ class AdapterFileTest : public ::testing::Test {
   }
 
   ConvpassConfig config_{.width = 4, .scale = 10, .blocks = {1}};
-  std::filesystem::path folder_, file_;
+  TempFolder folder_;
+  std::filesystem::path file_;
 };
 
 TEST_F(AdapterFileTest, CarriesEverythingThere_AndBack) {

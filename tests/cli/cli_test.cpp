@@ -14,6 +14,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/train/recipe.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
@@ -27,18 +28,10 @@ struct Result {
 
 class CommandLine : public testing::Test {
  protected:
-  void SetUp() override {
-    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() /
-              ("convpass-cli-" + std::to_string(getpid()) + "-" + test->name());
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   /// Runs the binary through the shell; `words` are shell words.
   Result run(const std::string& words) const {
     fs::path out = folder_ / "stdout", err = folder_ / "stderr";
-    std::string command = "cd '" + folder_.string() + "' && '" CONVPASS_BINARY "' " + words +
+    std::string command = "cd '" + folder_.path().string() + "' && '" CONVPASS_BINARY "' " + words +
                           " >'" + out.string() + "' 2>'" + err.string() + "'";
     int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text_of(out),
@@ -64,7 +57,7 @@ class CommandLine : public testing::Test {
     EXPECT_NE(result.err.find(part), std::string::npos) << words << "\n" << result.err;
   }
 
-  fs::path folder_;
+  TempFolder folder_;
 };
 
 TEST_F(CommandLine, PrintsAnOverviewWhenAlone) {

@@ -2,9 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -13,31 +11,9 @@
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
 #include "convpass/core/tensor_map.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
-
-/// A folder of its own, removed with all that is in it.
-class TempFolder {
- public:
-  TempFolder() {
-    static std::atomic<int> counter{0};
-    // In memory where there is such a place: the fuzz tests write thousands of files.
-    const std::filesystem::path memory = "/dev/shm";
-    const bool usable = ::access(memory.c_str(), W_OK) == 0;
-    path_ = (usable ? memory : std::filesystem::temp_directory_path()) /
-            ("convpass-test-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
-    std::filesystem::create_directories(path_);
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// A file that tests/reference/tensor_files.py made.
 inline std::filesystem::path tensor_file(const std::string& name) {

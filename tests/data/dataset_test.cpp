@@ -13,6 +13,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/rng.h"
 #include "data/image_files.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
@@ -51,7 +52,7 @@ std::vector<std::string> names(const Dataset& dataset, const fs::path& below) {
 }
 
 TEST(FolderDataset, OrdersClassesAndImagesByName) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   for (const char* name : {"b/2.png", "b/10.JPG", "a/x/deep.webp", "a/z.tiff", "B/one.jpeg"}) {
     add_image(folder / name);
   }
@@ -69,7 +70,7 @@ TEST(FolderDataset, OrdersClassesAndImagesByName) {
 }
 
 TEST(FolderDataset, FollowsLinksAndEndsInCircles) {
-  test::TemporaryFolder folder, elsewhere;
+  TempFolder folder, elsewhere;
   add_image(elsewhere / "real.png");
   add_image(folder / "set/a/1.png");
   fs::create_directory_symlink(elsewhere.path(), folder / "set/b");
@@ -81,7 +82,7 @@ TEST(FolderDataset, FollowsLinksAndEndsInCircles) {
 }
 
 TEST(FolderDataset, SaysWhatIsWrong) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   EXPECT_EQ(failure({FolderSource{folder / "none"}}),
             "data.train: " + (folder / "none").string() + ": no such folder");
   add_image(folder / "flat/1.png");
@@ -100,7 +101,7 @@ TEST(FolderDataset, SaysWhatIsWrong) {
 }
 
 TEST(ListDataset, ReadsVtabLists) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   add_image(folder / "images/a b.png");
   add_image(folder / "images/c.png");
   // A mark of the byte order, Windows line ends, blank lines, tabs, no end of line at the end.
@@ -115,7 +116,7 @@ TEST(ListDataset, ReadsVtabLists) {
 }
 
 TEST(ListDataset, NamesTheLineThatIsWrong) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   add_image(folder / "a.png");
   const fs::path list = folder / "list.txt";
   const std::string where = "data.train: " + list.string();
@@ -154,7 +155,7 @@ void write_gzip(const fs::path& file, const std::vector<uint8_t>& bytes) {
 }
 
 TEST(IdxDataset, ReadsPlainAndGzip) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   write_bytes(folder / "images", idx({6, 2, 4}, 48));
   write_gzip(folder / "images.gz", idx({6, 2, 4}, 48));
   write_bytes(folder / "labels", idx({6}, 6));
@@ -174,7 +175,7 @@ TEST(IdxDataset, ReadsPlainAndGzip) {
 }
 
 TEST(IdxDataset, RefusesDamagedFiles) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   const fs::path images = folder / "images", labels = folder / "labels";
   write_bytes(labels, idx({6}, 6));
   auto fails = [&](const std::vector<uint8_t>& bytes, bool packed = false) {
@@ -205,7 +206,7 @@ TEST(IdxDataset, RefusesDamagedFiles) {
 }
 
 TEST(IdxDataset, NamesALabelOutOfRange) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   write_bytes(folder / "images", idx({6, 2, 4}, 48));
   write_bytes(folder / "labels", idx({6}, 6));
   EXPECT_EQ(
@@ -228,7 +229,7 @@ std::vector<uint8_t> cifar(std::initializer_list<std::vector<uint8_t>> labels) {
 }
 
 TEST(CifarDataset, ReadsBothSets) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   fs::create_directory(folder / "ten");
   fs::create_directory(folder / "hundred");
   write_bytes(folder / "ten/data_batch_1.bin", cifar({{3}, {9}}));
@@ -254,7 +255,7 @@ TEST(CifarDataset, ReadsBothSets) {
 }
 
 TEST(CifarDataset, RefusesDamagedFiles) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   EXPECT_EQ(failure({CifarSource{folder.path(), "train"}}),
             "data.train: " + folder.path().string() +
                 ": cifar: no data_batch_1.bin (CIFAR-10) and no train.bin (CIFAR-100)");
@@ -324,7 +325,7 @@ struct Subset : testing::Test {
     std::sort(indices.begin(), indices.end());
     return indices;
   }
-  test::TemporaryFolder folder;
+  TempFolder folder;
 };
 
 TEST_F(Subset, LimitFollowsTheRule) {
@@ -356,7 +357,7 @@ TEST_F(Subset, TooFewPerClassNamesTheClass) {
 }
 
 TEST(SameClasses, OfASetWithoutLabelsAreAsMany) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   add_image(folder / "test/cat/1.png");
   add_image(folder / "test/dog/1.png");
   const auto test = open({FolderSource{folder / "test"}});
@@ -368,7 +369,7 @@ TEST(SameClasses, OfASetWithoutLabelsAreAsMany) {
 }
 
 TEST(SameClasses, NamesWhatOneSplitLacks) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   for (const char* name : {"train/cat", "train/dog", "same/cat", "same/dog", "less/dog", "more/ape",
                            "more/cat", "more/dog"}) {
     add_image(folder / (std::string(name) + "/1.png"));
@@ -392,7 +393,7 @@ TEST(SameClasses, NamesWhatOneSplitLacks) {
 }
 
 TEST(ImagesDataset, FindsWhatLiesBelowAFolderWithoutLabels) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   for (const char* name : {"b.png", "a/x/2.png", "a/1.PNG", ".hidden/3.png"})
     add_image(folder / name);
   write_text(folder / "notes.txt", "no image");
@@ -411,7 +412,7 @@ TEST(ImagesDataset, FindsWhatLiesBelowAFolderWithoutLabels) {
 }
 
 TEST(ImagesDataset, SaysWhatIsWrong) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   const std::string where = "data.train: " + folder.path().string() + ": ";
   EXPECT_EQ(failure({ImagesSource{folder.path()}}),
             where + "no images in it, wanted jpg, png, webp, bmp or tif");
@@ -429,7 +430,7 @@ TEST(ImagesDataset, SaysWhatIsWrong) {
 }
 
 TEST(BrokenImages, AreFoundByAnyNumberOfThreads) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   for (int i = 0; i < 12; ++i) add_image(folder / ("a/" + std::to_string(10 + i) + ".png"));
   write_text(folder / "a/13.png", "no image");
   write_bytes(folder / "a/17.png", {});

@@ -9,6 +9,7 @@
 #include "convpass/core/error.h"
 #include "convpass/data/image.h"
 #include "data/image_files.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
@@ -213,7 +214,7 @@ TEST(DecodeBroken, OtherKindsAreNamed) {
 }
 
 TEST(ReadImage, NamesTheFileInItsErrors) {
-  test::TemporaryFolder folder;
+  TempFolder folder;
   const std::string text = "no image";
   test::write_bytes(folder / "text.jpg", {text.begin(), text.end()});
   test::write_bytes(folder / "empty.jpg", {});

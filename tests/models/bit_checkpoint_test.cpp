@@ -8,6 +8,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/models/backbone_checkpoint.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
@@ -156,8 +157,7 @@ TEST(BitCheckpoint, NeedsToBeToldOfOtherGroupsThan32) {
 }
 
 TEST(BitCheckpoint, RefusesHuggingFaceModelsThatComputeSomethingElse) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / "bit_hf_config";
-  std::filesystem::create_directories(folder);
+  const TempFolder folder;
   const TensorMap map = load_tensors(bit_folder("hf_bit") / "model.safetensors");
   auto with = [&](const std::string& field) {
     std::ofstream(folder / "config.json") << "{\"num_groups\": 8" << field << "}";
@@ -172,7 +172,6 @@ TEST(BitCheckpoint, RefusesHuggingFaceModelsThatComputeSomethingElse) {
                                    {"output_stride", "16"}})
     EXPECT_TRUE(contains(with(std::string(", \"") + key + "\": " + value), std::string("/") + key))
         << key;
-  std::filesystem::remove_all(folder);
 }
 
 TEST(BitCheckpoint, RefusesAMissingUnitAndAbsurdCountsByName) {

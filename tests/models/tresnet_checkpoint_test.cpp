@@ -7,6 +7,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/models/backbone_checkpoint.h"
+#include "tests/core/temp_folder.h"
 #include "tresnet_files.h"
 
 namespace convpass {
@@ -70,8 +71,7 @@ TEST(TResnetCheckpoint, ComesBackBitForBitFromTimmsNames) {
 }
 
 TEST(TResnetCheckpoint, TakesMeanAndStdFromTheConfigurationBesideIt) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / "tresnet_config";
-  std::filesystem::create_directories(folder);
+  const TempFolder folder;
   const TensorMap map = load_tensors(tresnet_file("v1/model.safetensors"));
   auto mean = [&](const char* config) {
     std::ofstream(folder / "config.json") << config;
@@ -80,7 +80,6 @@ TEST(TResnetCheckpoint, TakesMeanAndStdFromTheConfigurationBesideIt) {
   EXPECT_EQ(mean(R"({"architecture": "tresnet_m"})"), 0);
   EXPECT_EQ(mean(R"({"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}})"), 0.2);
   EXPECT_THROW(mean(R"({"pretrained_cfg": {"mean": [0.1], "std": [1, 1, 1]}})"), FileError);
-  std::filesystem::remove_all(folder);
 }
 
 TEST(TResnetCheckpoint, NeedsEveryTensorButCounters) {

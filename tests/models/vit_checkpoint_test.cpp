@@ -4,6 +4,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
+#include "tests/core/temp_folder.h"
 #include "vit_families.h"
 
 namespace convpass {
@@ -30,13 +31,6 @@ std::string refusal(const TensorMap& tensors, const std::filesystem::path& file)
     return error.what();
   }
   return "";
-}
-
-std::filesystem::path fresh_folder(const std::string& name) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / ("vit_checkpoint_" + name);
-  std::filesystem::remove_all(folder);
-  std::filesystem::create_directories(folder);
-  return folder;
 }
 
 constexpr VitFormat kAllFormats[] = {VitFormat::timm,    VitFormat::google_npz, VitFormat::hf_vit,
@@ -201,7 +195,7 @@ TEST(VitCheckpoint, TakesHeadsOf64WithoutAConfiguration) {
 }
 
 TEST(VitCheckpoint, ReadsTheFilesBesideTheWeights) {
-  const auto folder = fresh_folder("beside");
+  const TempFolder folder;
   const TensorMap tensors = load_tensors(family_file(family("hf_vit")));
   const auto file = folder / "model.safetensors";
   write_atomically(
@@ -278,7 +272,7 @@ TEST(VitCheckpoint, ReadsTimmTrunksOfOpenClip) {
 }
 
 TEST(VitCheckpoint, IsWholeInAConvertedFileAlone) {
-  const auto folder = fresh_folder("converted");
+  const TempFolder folder;
   for (const char* name : {"google_scan", "timm_reg1_gap", "hf_clip", "dinov2_swiglu"}) {
     const VitCheckpoint checkpoint = load_vit_checkpoint(family_file(family(name)));
     const auto file = folder / (std::string(name) + ".safetensors");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convpass/core/error.h"
+#include "tests/core/temp_folder.h"
 #include "train/tiny_run.h"
 
 namespace convpass {
@@ -172,6 +173,7 @@ TEST_F(RuleRecipes, TrainLikeTheResolvedRecipeThatTheyStore) {
 
 TEST(ShippedBitRecipes, ResolveForEverySizeAndAreReadBack) {
   namespace fs = std::filesystem;
+  const TempFolder folder;
   int count = 0;
   for (const auto& entry : fs::directory_iterator(fs::path(CONVPASS_SOURCE) / "recipes/bit")) {
     for (const auto& [area, images] : {std::pair<int64_t, int64_t>{32 * 32, 50'000},
@@ -184,11 +186,9 @@ TEST(ShippedBitRecipes, ResolveForEverySizeAndAreReadBack) {
       EXPECT_EQ(recipe.train.batch_size * recipe.train.accumulate,
                 recipe.optimizer.lr == 0.003 ? 512 : 128)
           << entry.path();
-      const fs::path written =
-          fs::temp_directory_path() / ("convpass-bit-" + std::to_string(::getpid()) + ".json");
+      const fs::path written = folder / "written.json";
       std::ofstream(written) << recipe_json(recipe);
       EXPECT_EQ(recipe_hash(load_recipe(written)), recipe_hash(recipe)) << entry.path();
-      fs::remove(written);
     }
     ++count;
   }

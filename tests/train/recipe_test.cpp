@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "convpass/core/error.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
@@ -19,14 +20,6 @@ namespace fs = std::filesystem;
 /// A folder of recipe files that goes when the test ends.
 class RecipeFiles : public testing::Test {
  protected:
-  void SetUp() override {
-    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() /
-              ("convpass-recipe-" + std::to_string(getpid()) + "-" + test->name());
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   fs::path write(const std::string& name, const std::string& text) const {
     fs::create_directories((folder_ / name).parent_path());
     std::ofstream(folder_ / name) << text;
@@ -39,15 +32,15 @@ class RecipeFiles : public testing::Test {
       validate(load_recipe(file, sets), needs_data);
     } catch (const Error& error) {
       std::string text = error.what();
-      for (size_t at; (at = text.find(folder_.string() + "/")) != std::string::npos;) {
-        text.erase(at, folder_.string().size() + 1);
+      for (size_t at; (at = text.find(folder_.path().string() + "/")) != std::string::npos;) {
+        text.erase(at, folder_.path().string().size() + 1);
       }
       return text;
     }
     return "no error";
   }
 
-  fs::path folder_;
+  TempFolder folder_;
 };
 
 fs::path recipes() { return fs::path(CONVPASS_SOURCE) / "recipes"; }
@@ -210,7 +203,7 @@ TEST(Recipe, HelpCoversEveryPart) {
 
 TEST_F(RecipeFiles, ThatCannotBeFollowedNameBothFiles) {
   EXPECT_EQ(error_of(folder_ / "none.json"), "none.json: no such file, wanted a recipe (JSON)");
-  EXPECT_NE(error_of(folder_).find("not a file"), std::string::npos);
+  EXPECT_NE(error_of(folder_.path()).find("not a file"), std::string::npos);
   fs::path lost = write("lost.json", R"({"extends": "sub/none.json"})");
   EXPECT_EQ(error_of(lost),
             "lost.json: /extends: no such file, got \"sub/none.json\", wanted a recipe");

@@ -8,6 +8,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 namespace {
@@ -17,9 +18,6 @@ namespace fs = std::filesystem;
 class StoredPredictionsFile : public ::testing::Test {
  protected:
   StoredPredictionsFile() {
-    folder_ = fs::path(::testing::TempDir()) / "stored_predictions";
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
     at::manual_seed(0);
     first_ = at::randn({kRows, kClasses}) * 5;
     second_ = at::randn({kRows, kClasses}) * 5;
@@ -56,7 +54,7 @@ class StoredPredictionsFile : public ::testing::Test {
   }
 
   static constexpr int64_t kRows = 12, kBatch = 4, kClasses = 7;
-  fs::path folder_;
+  TempFolder folder_;
   at::Tensor first_, second_;
 };
 
@@ -146,7 +144,7 @@ TEST_F(StoredPredictionsFile, LeavesNothingWhenGivenUp) {
                      {.logits = second_.narrow(0, 0, kBatch), .features = {}}});
     return false;
   }));
-  EXPECT_TRUE(fs::is_empty(folder_));
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
 }  // namespace

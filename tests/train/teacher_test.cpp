@@ -11,6 +11,7 @@
 #include "convpass/core/tensor_map.h"
 #include "convpass/train/build.h"
 #include "convpass/train/trainer.h"
+#include "tests/core/temp_folder.h"
 #include "tests/train/tiny_run.h"
 
 namespace convpass {
@@ -25,9 +26,6 @@ fs::path tiny(const std::string& end) {
 class ScriptedTeacher : public ::testing::Test {
  protected:
   ScriptedTeacher() {
-    folder_ = fs::path(::testing::TempDir()) / "scripted_teacher";
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
     for (const char* end : {".pt", ".json"})
       fs::copy_file(tiny(end), folder_ / fs::path("t").concat(end));
   }
@@ -42,7 +40,7 @@ class ScriptedTeacher : public ::testing::Test {
     }
     return "no error";
   }
-  fs::path folder_;
+  TempFolder folder_;
 };
 
 TEST_F(ScriptedTeacher, AnswersAsInEvaluationMode) {

@@ -13,6 +13,7 @@
 #include "convpass/core/tensor_map.h"
 #include "convpass/train/recipe.h"
 #include "convpass/train/trainer.h"
+#include "tests/core/temp_folder.h"
 
 namespace convpass {
 
@@ -21,9 +22,6 @@ namespace convpass {
 class TinyRun : public ::testing::Test {
  protected:
   void SetUp() override {
-    static int count = 0;
-    folder_ = std::filesystem::temp_directory_path() /
-              ("convpass_run_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
     std::filesystem::create_directories(folder_ / "weights");
     for (const auto& [split, images] : {std::pair{"train", 12}, {"val", 4}, {"test", 4}})
       for (int label = 0; label < 3; ++label) {
@@ -52,9 +50,8 @@ class TinyRun : public ::testing::Test {
       "train": {"epochs": 3, "batch_size": 8, "device": "cpu"}
     })";
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  const std::filesystem::path& folder() const { return folder_; }
+  const std::filesystem::path& folder() const { return folder_.path(); }
   std::filesystem::path weights() const { return folder_ / "weights/tiny.safetensors"; }
   Recipe tiny_recipe(const std::vector<std::string>& sets = {}) const {
     return load_recipe(folder_ / "recipe.json", sets);
@@ -103,7 +100,7 @@ class TinyRun : public ::testing::Test {
     std::ofstream(file, std::ios::binary) << bytes;
   }
 
-  std::filesystem::path folder_;
+  TempFolder folder_;
 };
 
 }  // namespace convpass
