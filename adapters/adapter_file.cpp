@@ -50,7 +50,8 @@ void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter)
       {"classes", Json(adapter.classes).dump()},
       {"recipe_hash", adapter.recipe_hash},
   };
-  if (adapter.head == HeadType::none) map.metadata["head"] = "none";
+  if (adapter.head != HeadType::linear)
+    map.metadata["head"] = adapter.head == HeadType::none ? "none" : "distilled";
   save_safetensors(file, map);
 }
 
@@ -89,10 +90,10 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
   adapter.preprocessing = metadata(map, file, "preprocessing");
   adapter.recipe_hash = metadata(map, file, "recipe_hash");
   if (auto head = map.metadata.find("head"); head != map.metadata.end()) {
-    if (head->second != "none")
+    if (head->second != "none" && head->second != "distilled")
       throw FileError(file, "metadata \"head\": got \"" + head->second.substr(0, 20) +
-                                "\", wanted \"none\" or nothing");
-    adapter.head = HeadType::none;
+                                "\", wanted \"none\", \"distilled\" or nothing");
+    adapter.head = head->second == "none" ? HeadType::none : HeadType::distilled;
   }
   map.metadata.clear();
   adapter.weights = std::move(map);

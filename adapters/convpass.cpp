@@ -56,7 +56,7 @@ Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint6
   if (backbone.depth() == 0)
     throw Error("adapter.type: got \"convpass\", wanted \"none\": a " + backbone.describe() +
                 " has no blocks beside which a bypass could stand");
-  const int64_t dim = backbone.feature_dim(), width = config.width;
+  const int64_t dim = backbone.token_dim(), width = config.width;
   std::vector<int64_t> chosen = config.blocks;
   if (chosen.empty())
     for (int64_t block = 0; block < backbone.depth(); ++block) chosen.push_back(block);

@@ -10,15 +10,40 @@
 namespace convpass {
 
 void fields(FieldVisitor& visitor, HeadConfig& config) {
-  visitor.choice("type", config.type, {"linear", "none"},
-                 "kind of classifier; none: the backbone's output is the logits (TorchScript)");
+  visitor.choice(
+      "type", config.type, {"linear", "distilled", "none"},
+      "kind of classifier; distilled: DeiT's two, of which the one on the distillation token "
+      "learns from the teachers; none: the backbone's output is the logits "
+      "(TorchScript)");
   visitor.choice("init", config.init, {"default", "zero", "xavier"},
                  "initial weights: uniform in +-1/sqrt(D) (torch), zero (BiT), or Xavier-uniform");
 }
 
+Head::Answers Head::answers(const at::Tensor& features) const {
+  if (!weight.defined()) return {features.to(at::kFloat), features.to(at::kFloat)};
+  const at::Tensor x = features.to(weight.scalar_type());
+  if (!distilled_weight.defined()) {
+    const at::Tensor logits = at::linear(x, weight, bias);  // [B, K]
+    return {logits, logits};
+  }
+  const int64_t dim = weight.size(1);
+  return {at::linear(x.narrow(1, 0, dim), weight, bias),
+          at::linear(x.narrow(1, dim, dim), distilled_weight, distilled_bias)};
+}
+
 at::Tensor Head::forward(const at::Tensor& features) const {
-  if (!weight.defined()) return features.to(at::kFloat);
-  return at::linear(features.to(weight.scalar_type()), weight, bias);  // [B, K]
+  const Answers both = answers(features);
+  return distilled_weight.defined() ? (both.labels + both.teacher) / 2 : both.labels;
+}
+
+std::vector<std::pair<std::string, at::Tensor*>> Head::tensors() {
+  std::vector<std::pair<std::string, at::Tensor*>> all;
+  for (auto& [name, tensor] : {std::pair{"head.weight", &weight},
+                               {"head.bias", &bias},
+                               {"head_dist.weight", &distilled_weight},
+                               {"head_dist.bias", &distilled_bias}})
+    if (tensor->defined()) all.emplace_back(name, tensor);
+  return all;
 }
 
 Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed) {
@@ -31,22 +56,28 @@ Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint
     return {};
   }
   at::Generator generator = seeded_generator(seed);
-  Head head{at::zeros({classes, features}), at::zeros({classes})};
-  switch (config.init) {
-    case HeadInit::torch_default: {
-      const double bound = 1.0 / std::sqrt(static_cast<double>(features));
-      head.weight.uniform_(-bound, bound, generator);
-      head.bias.uniform_(-bound, bound, generator);
-      break;
+  auto linear = [&](int64_t inputs, at::Tensor& weight, at::Tensor& bias) {
+    weight = at::zeros({classes, inputs});
+    bias = at::zeros({classes});
+    const auto dim = static_cast<double>(inputs);
+    const double uniform = 1.0 / std::sqrt(dim);
+    const double xavier = std::sqrt(6.0 / (dim + static_cast<double>(classes)));
+    switch (config.init) {
+      case HeadInit::torch_default:
+        weight.uniform_(-uniform, uniform, generator);
+        bias.uniform_(-uniform, uniform, generator);
+        break;
+      case HeadInit::zero:
+        break;
+      case HeadInit::xavier:
+        weight.uniform_(-xavier, xavier, generator);
+        break;
     }
-    case HeadInit::zero:
-      break;
-    case HeadInit::xavier: {
-      const double bound = std::sqrt(6.0 / static_cast<double>(features + classes));
-      head.weight.uniform_(-bound, bound, generator);
-      break;
-    }
-  }
+  };
+  Head head;
+  const bool two = config.type == HeadType::distilled;
+  linear(two ? features / 2 : features, head.weight, head.bias);
+  if (two) linear(features / 2, head.distilled_weight, head.distilled_bias);
   return head;
 }
 
@@ -64,10 +95,8 @@ at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const 
 NamedTensors TunedModel::trainable() const {
   NamedTensors all;
   if (adapter) all = adapter->parameters();
-  if (head.weight.defined()) {
-    all.emplace_back("head.weight", head.weight);
-    all.emplace_back("head.bias", head.bias);
-  }
+  Head shared = head;  // the same tensors
+  for (const auto& [name, tensor] : shared.tensors()) all.emplace_back(name, *tensor);
   if (backbone_trainable)
     for (auto& [name, tensor] : backbone->parameters())
       all.emplace_back("backbone." + name, tensor);
@@ -91,8 +120,8 @@ void TunedModel::to(c10::Device device, Precision precision) {
   backbone->to(device, precision);
   backbone->set_trainable(backbone_trainable);
   if (adapter) adapter->to(device);
-  for (at::Tensor* tensor : {&head.weight, &head.bias})
-    if (tensor->defined()) *tensor = tensor->detach().to(device).set_requires_grad(true);
+  for (const auto& [name, tensor] : head.tensors())
+    *tensor = tensor->detach().to(device).set_requires_grad(true);
 }
 
 namespace {

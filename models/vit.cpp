@@ -121,6 +121,8 @@ Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& optio
   if (options_.pool == Pool::automatic) options_.pool = config.pool;
   if (options_.pool == Pool::cls && !config.class_token)
     throw Error("backbone: pool \"cls\": this checkpoint has no class token, wanted \"mean\"");
+  if (options_.pool == Pool::cls_and_distillation && !config.distillation_token)
+    throw Error("backbone: this checkpoint has no distillation token beside its class token");
 
   Taker taker(weights);
   patch_weight_ = taker.take("patch_embed.proj.weight", {dim, 3, config.patch, config.patch});
@@ -251,7 +253,8 @@ at::Tensor Vit::forward(const at::Tensor& images, const Adapter* adapter, const 
   // there depends on another token's output, and the bypass of a prefix token on no patch.
   at::Tensor x = forward_blocks(images, prefix, adapter, pass);
   if (!config_.distillation_token) return norm_.forward(x.select(1, 0));
-  return norm_.forward(x.narrow(1, 0, 2)).mean(1);  // DeiT: mean of class and distillation token
+  const at::Tensor both = norm_.forward(x.narrow(1, 0, 2));                             // [B, 2, D]
+  return options_.pool == Pool::cls_and_distillation ? both.flatten(1) : both.mean(1);  // timm's
 }
 
 void Vit::visit(const std::function<void(const std::string&, at::Tensor&)>& each) {

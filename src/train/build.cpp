@@ -130,6 +130,7 @@ struct MakeBackbone {
 
   std::unique_ptr<Backbone> operator()(const VitConfig& vit) const {
     const BackboneConfig& config = recipe.backbone;
+    if (recipe.head.type == HeadType::distilled) return with_both_tokens(vit);
     return std::make_unique<Vit>(vit, weights,
                                  Vit::Options{.image_size = checked_image_size(recipe, vit),
                                               .pool = config.pool,
@@ -157,7 +158,24 @@ struct MakeBackbone {
   }
 
  private:
+  /// What DeiT's two heads look at.
+  std::unique_ptr<Backbone> with_both_tokens(const VitConfig& vit) const {
+    if (!vit.distillation_token || recipe.backbone.pool != Pool::automatic)
+      throw RecipeError(recipe.file, "/head/type",
+                        vit.distillation_token
+                            ? "got \"distilled\" with backbone.pool, wanted it \"auto\""
+                            : "got \"distilled\", wanted \"linear\": " + vit_name(vit) +
+                                  " has no distillation token");
+    return std::make_unique<Vit>(vit, weights,
+                                 Vit::Options{.image_size = checked_image_size(recipe, vit),
+                                              .pool = Pool::cls_and_distillation,
+                                              .drop_path = recipe.backbone.drop_path});
+  }
   void refuse_class_token(const std::string& network) const {
+    if (recipe.head.type == HeadType::distilled)
+      throw RecipeError(
+          recipe.file, "/head/type",
+          "got \"distilled\", wanted \"linear\": " + network + " has no distillation token");
     if (recipe.backbone.pool == Pool::cls)
       throw RecipeError(
           recipe.file, "/backbone/pool",

@@ -55,26 +55,26 @@ class TeacherFromCheckpoint final : public TunedTeacher {
  public:
   TeacherFromCheckpoint(const CheckpointTeacher& source, DeviceChoice device, Precision precision) {
     const TensorMap head = load_backbone_checkpoint(source.weights).head;
-    auto weight = head.tensors.find("head.weight"), bias = head.tensors.find("head.bias");
-    if (weight == head.tensors.end() || weight->second.dim() != 2 || head.has("head_dist.weight"))
-      throw FileError(source.weights,
-                      head.has("head_dist.weight")
-                          ? "has two heads (a distilled DeiT), wanted a classifier with one"
-                          : "has no head, wanted a classifier");
+    const auto weight = head.tensors.find("head.weight");
+    if (weight == head.tensors.end() || weight->second.dim() != 2)
+      throw FileError(source.weights, "has no head, wanted a classifier");
     const int64_t classes = weight->second.size(0);
     Recipe recipe;
     recipe.file = source.weights;
     recipe.backbone.weights = source.weights;
     recipe.backbone.image_size = source.image_size;
     recipe.adapter = NoAdapter{};
+    if (head.has("head_dist.weight")) recipe.head.type = HeadType::distilled;
     recipe.train.device = device;
     recipe.train.precision = precision;
     model_ = build_model(recipe, classes);
-    fill(model_.head.weight, weight->second, source.weights);
-    if (bias != head.tensors.end())
-      fill(model_.head.bias, bias->second, source.weights);
-    else
-      fill(model_.head.bias, at::zeros({classes}), source.weights);
+    for (const auto& [name, tensor] : model_.head.tensors())
+      if (head.has(name))
+        fill(*tensor, head.at(name), source.weights);
+      else if (name.ends_with(".bias"))
+        fill(*tensor, at::zeros({classes}), source.weights);
+      else
+        throw FileError(source.weights, "has no tensor " + name + ", wanted a whole classifier");
     input_ = resolve_input(source.input, model_);
     classes_ = source.class_names;
     if (classes_.empty())

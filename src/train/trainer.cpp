@@ -236,7 +236,7 @@ class Trainer {
   /// The weighted sum of the loss on (mixed) labels and of what the teachers say.
   at::Tensor objective(const Batch& batch, const MixDraw& mix, const at::Tensor& features,
                        const std::vector<TeacherOutput>& answers) const {
-    const at::Tensor logits = model_.head.forward(features);  // [B, K]
+    const auto [logits, distilled] = model_.head.answers(features);  // [B, K]
     const LossConfig& config = recipe_.loss;
     at::Tensor loss = at::zeros({}, logits.options());
     if (config.label_weight > 0) {
@@ -248,7 +248,7 @@ class Trainer {
                                                            mix));
       if (config.label_weight != 1) loss = loss * config.label_weight;
     }
-    return distiller_ ? loss + distiller_->loss(logits, features, answers) : loss;
+    return distiller_ ? loss + distiller_->loss(distilled, features, answers) : loss;
   }
 
   /// A step can end in weights that are not finite although its loss was: the last good checkpoint

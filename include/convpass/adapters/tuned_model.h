@@ -12,7 +12,8 @@ class FieldVisitor;
 
 enum class HeadType {
   linear,
-  none,  ///< the backbone's output is the logits: a TorchScript classifier
+  distilled,  ///< DeiT's two linear heads, on class and distillation token
+  none,       ///< the backbone's output is the logits: a TorchScript classifier
 };
 enum class HeadInit { torch_default, zero, xavier };
 
@@ -26,8 +27,21 @@ void fields(FieldVisitor& visitor, HeadConfig& config);
 struct Head {
   at::Tensor weight;  ///< [K, D], float32; undefined: the features are the logits
   at::Tensor bias;    ///< [K], float32
-  /// features `[B, D]` of any float type to logits `[B, K]` in float32.
+  /// The second head of DeiT (Touvron et al. 2021, arXiv 2012.12877), on the distillation token;
+  /// undefined otherwise.
+  at::Tensor distilled_weight{}, distilled_bias{};
+
+  /// What the two heads say, `[B, K]` float32 each; the same twice where there is one.
+  struct Answers {
+    at::Tensor labels;   ///< learns from the labels
+    at::Tensor teacher;  ///< learns from the teachers
+  };
+  /// features `[B, D]` (two heads: `[B, 2 D]`) of any float type.
+  Answers answers(const at::Tensor& features) const;
+  /// The logits `[B, K]` in float32: of two heads the mean.
   at::Tensor forward(const at::Tensor& features) const;
+  /// Its tensors under their names in the adapter file ("head.weight", "head_dist.weight", ...).
+  std::vector<std::pair<std::string, at::Tensor*>> tensors();
 };
 /// Errors: Error for HeadType::none where the features are not as many as the classes.
 Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed);

@@ -74,6 +74,8 @@ class Backbone {
   virtual at::Tensor forward(const at::Tensor& images, const Adapter* adapter,
                              const Pass& pass) const = 0;
   virtual int64_t feature_dim() const = 0;
+  /// Width of the tokens beside which an adapter stands; of no meaning where depth() is 0.
+  virtual int64_t token_dim() const { return feature_dim(); }
   /// Number of blocks beside which an adapter can stand; 0 for a network without tokens.
   virtual int64_t depth() const = 0;
   /// Roughly how many values of one image a training step holds at its fullest: all that the

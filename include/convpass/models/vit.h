@@ -15,7 +15,12 @@ namespace convpass {
 class FieldVisitor;
 
 enum class Activation { gelu, gelu_tanh, quick_gelu, swiglu };
-enum class Pool { automatic, cls, mean };
+enum class Pool {
+  automatic,
+  cls,
+  mean,
+  cls_and_distillation,  ///< both tokens side by side, `[B, 2 D]`: what DeiT's two heads look at
+};
 
 /// The architecture of a plain vision transformer, as read off a checkpoint or a variant's name.
 struct VitConfig {
@@ -82,7 +87,10 @@ class Vit final : public Backbone {
   at::Tensor forward_tokens(const at::Tensor& images, const Adapter* adapter,
                             const Pass& pass) const;
 
-  int64_t feature_dim() const override { return config_.width; }
+  int64_t feature_dim() const override {
+    return (options_.pool == Pool::cls_and_distillation ? 2 : 1) * config_.width;
+  }
+  int64_t token_dim() const override { return config_.width; }
   int64_t depth() const override { return config_.depth; }
   int64_t step_values(const Adapter* adapter, bool trainable) const override;
   TokenLayout layout() const;
