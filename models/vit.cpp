@@ -7,106 +7,9 @@
 #include "convpass/core/error.h"
 #include "convpass/models/layers.h"
 #include "models/taker.h"
+#include "models/vit_block.h"
 
 namespace convpass {
-namespace {
-
-at::Tensor activate(const at::Tensor& hidden, Activation activation) {
-  switch (activation) {
-    case Activation::gelu:
-      return at::gelu(hidden);
-    case Activation::gelu_tanh:
-      return at::gelu(hidden, "tanh");
-    case Activation::quick_gelu:
-      return quick_gelu(hidden);
-    case Activation::swiglu: {
-      auto halves = hidden.chunk(2, -1);
-      return at::silu(halves[0]) * halves[1];
-    }
-  }
-  TORCH_CHECK(false, "unknown activation");
-}
-
-}  // namespace
-
-struct Vit::Block {
-  LayerNorm norm1, norm2;
-  Linear qkv, proj, fc1, fc2;
-  at::Tensor scale1, scale2;  // LayerScale, or undefined
-  int64_t heads = 1;
-  double drop_rate = 0;
-  Activation activation = Activation::gelu;
-
-  /// The first `rows` tokens of the block's output; the others are not computed. Keys and values
-  /// always come from all tokens.
-  at::Tensor forward(at::Tensor x, int64_t rows, int64_t index, const Adapter* adapter,
-                     const TokenLayout& layout, const Pass& pass) const {
-    at::Tensor normed = norm1.forward(x);  // [B, N, D]
-    at::Tensor branch = proj.forward(attend(normed, rows));
-    if (rows < x.size(1)) {
-      x = x.narrow(1, 0, rows);
-      normed = normed.narrow(1, 0, rows);
-    }
-    x = add(x, branch, scale1, index, Site::attn, normed, adapter, layout, pass);
-    normed = norm2.forward(x);
-    branch = fc2.forward(activate(fc1.forward(normed), activation));
-    return add(x, branch, scale2, index, Site::mlp, normed, adapter, layout, pass);
-  }
-
-  at::Tensor attend(const at::Tensor& normed, int64_t rows) const {
-    const int64_t batch = normed.size(0), tokens = normed.size(1), dim = normed.size(2);
-    if (rows == tokens) {
-      at::Tensor packed = qkv.forward(normed)
-                              .view({batch, tokens, 3, heads, dim / heads})
-                              .permute({2, 0, 3, 1, 4});  // [3, B, H, N, d]
-      const auto parts =
-          packed.unbind(0);  // one node in the graph, where three selects would be three
-      return attention(parts[0], parts[1], parts[2]);
-    }
-    at::Tensor q = qkv.forward_rows(normed.narrow(1, 0, rows), 0, dim)
-                       .view({batch, rows, heads, dim / heads})
-                       .transpose(1, 2);  // [B, H, M, d]
-    at::Tensor packed = qkv.forward_rows(normed, dim, 2 * dim)
-                            .view({batch, tokens, 2, heads, dim / heads})
-                            .permute({2, 0, 3, 1, 4});  // [2, B, H, N, d]
-    const auto parts = packed.unbind(0);
-    return attention(q, parts[0], parts[1]);
-  }
-
-  /// x + dp(scale * branch) + dp(adapter beside the branch), one pass over the tokens for each
-  /// summand.
-  at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale,
-                 int64_t index, Site site, const at::Tensor& normed, const Adapter* adapter,
-                 const TokenLayout& layout, const Pass& pass) const {
-    at::Tensor factor = drop_path_factor(x, drop_rate, pass);  // [B, 1, 1] or undefined
-    if (scale.defined()) factor = factor.defined() ? factor * scale : scale;
-    at::Tensor sum = factor.defined() ? at::addcmul(x, branch, factor) : x + branch;
-    if (adapter == nullptr || !adapter->acts(index, site)) return sum;
-    // In place: nothing has saved the sum yet.
-    at::Tensor beside = adapter->beside(index, site, normed, layout, pass);
-    factor = drop_path_factor(x, drop_rate, pass);
-    return factor.defined() ? sum.addcmul_(beside, factor) : sum.add_(beside);
-  }
-
-  void visit(const std::string& prefix,
-             const std::function<void(const std::string&, at::Tensor&)>& each) {
-    each(prefix + "norm1.weight", norm1.weight);
-    each(prefix + "norm1.bias", norm1.bias);
-    each(prefix + "attn.qkv.weight", qkv.weight);
-    each(prefix + "attn.qkv.bias", qkv.bias);
-    each(prefix + "attn.proj.weight", proj.weight);
-    each(prefix + "attn.proj.bias", proj.bias);
-    each(prefix + "ls1.gamma", scale1);
-    each(prefix + "norm2.weight", norm2.weight);
-    each(prefix + "norm2.bias", norm2.bias);
-    each(prefix + "mlp.fc1.weight", fc1.weight);
-    each(prefix + "mlp.fc1.bias", fc1.bias);
-    each(prefix + "mlp.fc2.weight", fc2.weight);
-    each(prefix + "mlp.fc2.bias", fc2.bias);
-    each(prefix + "ls2.gamma", scale2);
-  }
-};
-
 Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& options)
     : config_(config), options_(options) {
   const int64_t dim = config.width;
@@ -151,7 +54,7 @@ Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& optio
   norm_ = norm(config.pooled_norm ? "fc_norm" : "norm");
   for (int64_t i = 0; i < config.depth; ++i) {
     const std::string name = "blocks." + std::to_string(i) + ".";
-    auto block = std::make_shared<Block>();
+    auto block = std::make_unique<VitBlock>();
     block->norm1 = norm(name + "norm1");
     block->qkv = linear(name + "attn.qkv", 3 * dim, dim, config.qkv_bias);
     block->proj = linear(name + "attn.proj", dim, dim, true);
@@ -163,6 +66,7 @@ Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& optio
       block->scale1 = taker.take(name + "ls1.gamma", {dim});
       block->scale2 = taker.take(name + "ls2.gamma", {dim});
     }
+    block->index = i;
     block->heads = config.heads;
     block->activation = config.activation;
     block->drop_rate = config.depth > 1 ? options.drop_path * static_cast<double>(i) /
@@ -172,6 +76,8 @@ Vit::Vit(const VitConfig& config, const TensorMap& weights, const Options& optio
   }
   taker.expect_all_taken();
 }
+
+Vit::~Vit() = default;
 
 TokenLayout Vit::layout() const {
   return {config_.prefix(), options_.image_size[0] / config_.patch,
@@ -230,7 +136,7 @@ at::Tensor Vit::forward_blocks(const at::Tensor& images, int64_t rows, const Ada
   const TokenLayout prefix_only{layout.prefix, 0, 0};
   for (int64_t i = 0; i < config_.depth; ++i) {
     const bool cut = i + 1 == config_.depth && rows < layout.tokens();
-    x = blocks_[static_cast<size_t>(i)]->forward(x, cut ? rows : layout.tokens(), i, adapter,
+    x = blocks_[static_cast<size_t>(i)]->forward(x, cut ? rows : layout.tokens(), adapter,
                                                  cut ? prefix_only : layout, pass);
   }
   return x;  // [B, rows, D]

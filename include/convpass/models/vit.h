@@ -66,6 +66,8 @@ VitConfig vit_variant(const std::string& name);
 /// The variant name that fits, or "vit width 32 depth 2 heads 2 patch 4" when none does.
 std::string vit_name(const VitConfig& config);
 
+struct VitBlock;
+
 /// Vision transformer (Dosovitskiy et al., 2021) with every prefix token, norm and activation that
 /// the supported checkpoints have. Parameter names and layouts are timm's.
 class Vit final : public Backbone {
@@ -78,6 +80,7 @@ class Vit final : public Backbone {
 
   /// Takes the weights (timm names, shapes as in the config; checked, leftovers are an error). f32.
   Vit(const VitConfig& config, const TensorMap& weights, const Options& options);
+  ~Vit() override;
   /// Random weights, truncated normal 0.02 as in timm, from `seed`: for benchmarks and tests.
   static TensorMap random_weights(const VitConfig& config, uint64_t seed);
 
@@ -102,7 +105,6 @@ class Vit final : public Backbone {
   const VitConfig& config() const { return config_; }
 
  private:
-  struct Block;
   at::Tensor embed(const at::Tensor& images) const;
   /// The first `rows` tokens after all blocks, before the final norm.
   at::Tensor forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
@@ -114,7 +116,7 @@ class Vit final : public Backbone {
   Options options_;
   at::Tensor patch_weight_, patch_bias_, cls_token_, dist_token_, reg_token_, pos_embed_;
   LayerNorm norm_pre_, norm_;
-  std::vector<std::shared_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<VitBlock>> blocks_;
   c10::ScalarType dtype_ = c10::kFloat;
 };
 

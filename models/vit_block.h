@@ -1,0 +1,38 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "convpass/models/layers.h"
+#include "convpass/models/vit.h"
+
+namespace convpass {
+
+/// One block of a Vit: x + attention(norm1(x)), then x + MLP(norm2(x)), each with LayerScale,
+/// stochastic depth and what an adapter adds.
+struct VitBlock {
+  LayerNorm norm1, norm2;
+  Linear qkv, proj, fc1, fc2;
+  at::Tensor scale1, scale2;  // LayerScale, or undefined
+  int64_t index = 0;          // counted from 0
+  int64_t heads = 1;
+  double drop_rate = 0;
+  Activation activation = Activation::gelu;
+
+  /// x `[B, N, D]` to the first `rows` tokens of the block's output; the others are not computed.
+  /// Keys and values always come from all tokens.
+  at::Tensor forward(at::Tensor x, int64_t rows, const Adapter* adapter, const TokenLayout& layout,
+                     const Pass& pass) const;
+
+  /// Every weight, under timm's name after `prefix`; undefined ones too.
+  void visit(const std::string& prefix,
+             const std::function<void(const std::string&, at::Tensor&)>& each);
+
+ private:
+  at::Tensor attend(const at::Tensor& normed, int64_t rows) const;
+  at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale, Site site,
+                 const at::Tensor& normed, const Adapter* adapter, const TokenLayout& layout,
+                 const Pass& pass) const;
+};
+
+}  // namespace convpass
