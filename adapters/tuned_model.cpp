@@ -135,7 +135,7 @@ int64_t count(const NamedTensors& tensors) {
 int64_t TunedModel::trainable_parameters() const { return count(trainable()); }
 
 int64_t TunedModel::total_parameters() const {
-  return count(trainable()) + (backbone_trainable ? 0 : count(backbone->parameters()));
+  return count(trainable()) + (backbone_trainable ? 0 : backbone->size().values);
 }
 
 int64_t TunedModel::classes() const {

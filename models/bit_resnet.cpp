@@ -150,6 +150,7 @@ NamedTensors BitResnet::parameters() const {
 }
 
 void BitResnet::to(c10::Device device, Precision precision) {
+  refuse_int8(precision);
   dtype_ = dtype_of(precision);
   visit([&](const std::string&, at::Tensor& tensor, bool is_kernel) {
     // What is yet to be standardised stays in float32.

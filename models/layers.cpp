@@ -9,16 +9,6 @@ namespace convpass {
 
 at::Generator seeded_generator(uint64_t key) { return at::detail::createCPUGenerator(key); }
 
-at::Tensor Linear::forward(const at::Tensor& input) const {
-  return at::linear(input, weight, bias.defined() ? std::make_optional(bias) : std::nullopt);
-}
-
-at::Tensor Linear::forward_rows(const at::Tensor& input, int64_t first, int64_t count) const {
-  return at::linear(
-      input, weight.narrow(0, first, count),
-      bias.defined() ? std::make_optional(bias.narrow(0, first, count)) : std::nullopt);
-}
-
 at::Tensor LayerNorm::forward(const at::Tensor& input) const {
   return at::layer_norm(input, {weight.size(0)}, weight, bias, eps);
 }

@@ -90,6 +90,7 @@ NamedTensors ScriptBackbone::parameters() const { return module_->parameters(); 
 NamedTensors ScriptBackbone::buffers() const { return module_->buffers(); }
 
 void ScriptBackbone::to(c10::Device device, Precision precision) {
+  refuse_int8(precision);
   dtype_ = dtype_of(precision);
   module_->to(device, dtype_);
 }

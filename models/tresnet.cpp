@@ -214,6 +214,7 @@ NamedTensors TResnet::parameters() const { return held(/*statistics=*/false); }
 NamedTensors TResnet::buffers() const { return held(/*statistics=*/true); }
 
 void TResnet::to(c10::Device device, Precision precision) {
+  refuse_int8(precision);
   dtype_ = dtype_of(precision);
   // What is yet to be folded stays in float32.
   const c10::ScalarType held = folded_ ? dtype_ : at::kFloat;

@@ -105,9 +105,10 @@ at::Tensor Vit::embed(const at::Tensor& images) const {
               "images ", images.sizes(), ", wanted [B, 3, ", options_.image_size[0], ", ",
               options_.image_size[1], "]");
   const int64_t batch = images.size(0);
-  at::Tensor x = at::conv2d(images.to(dtype_), patch_weight_, patch_bias_, config_.patch)
-                     .flatten(2)
-                     .transpose(1, 2);  // [B, H W, D]
+  at::Tensor x =
+      at::conv2d(images.to(dtype_of(precision_)), patch_weight_, patch_bias_, config_.patch)
+          .flatten(2)
+          .transpose(1, 2);  // [B, H W, D]
   auto expand = [&](const at::Tensor& token) { return token.expand({batch, -1, -1}); };
   std::vector<at::Tensor> positioned, unpositioned;
   for (const at::Tensor* token : {&cls_token_, &dist_token_})
@@ -189,18 +190,41 @@ NamedTensors Vit::parameters() const {
   return all;
 }
 
+Backbone::Size Vit::size() const {
+  Size total = Backbone::size();
+  for (const auto& block : blocks_)
+    for (const Linear* layer : {&block->qkv, &block->proj, &block->fc1, &block->fc2})
+      if (layer->packed) {
+        total.values += layer->packed->values();
+        total.bytes += layer->packed->bytes();
+      }
+  return total;
+}
+
 void Vit::to(c10::Device device, Precision precision) {
-  dtype_ = dtype_of(precision);
-  visit([&](const std::string&, at::Tensor& tensor) { tensor = tensor.to(device, dtype_); });
+  TORCH_CHECK(size().values == Backbone::size().values, "packed weights stay where they are");
+  if (precision == Precision::int8) {
+    const auto missing = device.is_cpu() ? PackedLinear::unsupported(precision)
+                                         : std::optional<std::string>("it is a CPU's precision");
+    if (missing) throw Error("precision: got int8, wanted bf16 or f32: " + *missing);
+  }
+  precision_ = precision;
+  if (precision == Precision::int8)  // quantised from float32
+    for (auto& block : blocks_) block->pack(precision);
+  visit([&](const std::string&, at::Tensor& tensor) {
+    tensor = tensor.to(device, dtype_of(precision));
+  });
 }
 
 void Vit::set_trainable(bool trainable) {
-  TORCH_CHECK(!trainable || dtype_ == at::kFloat, "a trainable backbone stays in float32");
+  TORCH_CHECK(!trainable || precision_ == Precision::f32, "a trainable backbone stays in float32");
   visit([&](const std::string&, at::Tensor& tensor) {
     // A copy of our own: the checkpoint's memory may be a mapping that others share.
     if (trainable) tensor = tensor.detach().clone();
     tensor.set_requires_grad(trainable);
   });
+  if (!trainable && precision_ != Precision::f32)
+    for (auto& block : blocks_) block->pack(precision_);
 }
 
 std::string Vit::describe() const {

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "models/packed_attention.h"
+
 namespace convpass {
 namespace {
 
@@ -33,12 +35,22 @@ at::Tensor VitBlock::forward(at::Tensor x, int64_t rows, const Adapter* adapter,
   }
   x = add(x, branch, scale1, Site::attn, normed, adapter, layout, pass);
   normed = norm2.forward(x);
-  branch = fc2.forward(activate(fc1.forward(normed), activation));
-  return add(x, branch, scale2, Site::mlp, normed, adapter, layout, pass);
+  return add(x, mlp(normed), scale2, Site::mlp, normed, adapter, layout, pass);
+}
+
+at::Tensor VitBlock::mlp(const at::Tensor& normed) const {
+  if (fc1.packed && fc2.packed && activation != Activation::swiglu)
+    return packed_mlp(normed, fc1.packed, fc2.packed, activation);
+  return fc2.forward(activate(fc1.forward(normed), activation));
 }
 
 at::Tensor VitBlock::attend(const at::Tensor& normed, int64_t rows) const {
   const int64_t batch = normed.size(0), tokens = normed.size(1), dim = normed.size(2);
+  if (can_pack_attention(normed, dim / heads)) {
+    if (rows == tokens) return packed_attention(qkv.forward(normed), heads);
+    return packed_attention(qkv.forward_rows(normed.narrow(1, 0, rows), 0, dim),
+                            qkv.forward_rows(normed, dim, 2 * dim), heads);
+  }
   if (rows == tokens) {
     at::Tensor packed = qkv.forward(normed)
                             .view({batch, tokens, 3, heads, dim / heads})
@@ -70,6 +82,10 @@ at::Tensor VitBlock::add(const at::Tensor& x, const at::Tensor& branch, const at
   at::Tensor beside = adapter->beside(index, site, normed, layout, pass);
   factor = drop_path_factor(x, drop_rate, pass);
   return factor.defined() ? sum.addcmul_(beside, factor) : sum.add_(beside);
+}
+
+void VitBlock::pack(Precision precision) {
+  for (Linear* layer : {&qkv, &proj, &fc1, &fc2}) layer->pack(precision);
 }
 
 void VitBlock::visit(const std::string& prefix,

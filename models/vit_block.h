@@ -5,6 +5,7 @@
 
 #include "convpass/models/layers.h"
 #include "convpass/models/vit.h"
+#include "models/linear.h"
 
 namespace convpass {
 
@@ -24,11 +25,14 @@ struct VitBlock {
   at::Tensor forward(at::Tensor x, int64_t rows, const Adapter* adapter, const TokenLayout& layout,
                      const Pass& pass) const;
 
-  /// Every weight, under timm's name after `prefix`; undefined ones too.
+  /// Hands the dense layers over to the CPU's kernels where there are such: see Linear::pack.
+  void pack(Precision precision);
+  /// Every weight that is not packed, under timm's name after `prefix`; undefined ones too.
   void visit(const std::string& prefix,
              const std::function<void(const std::string&, at::Tensor&)>& each);
 
  private:
+  at::Tensor mlp(const at::Tensor& normed) const;
   at::Tensor attend(const at::Tensor& normed, int64_t rows) const;
   at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale, Site site,
                  const at::Tensor& normed, const Adapter* adapter, const TokenLayout& layout,

@@ -56,7 +56,7 @@ DataReport report_data(const Recipe& recipe) {
 
 /// Bytes that one step holds for the backward pass; rough, and nothing of the allocator.
 double activation_bytes(const Recipe& recipe, const TunedModel& model) {
-  double element = recipe.train.precision == Precision::bf16 ? 2 : 4;
+  double element = recipe.train.precision == Precision::f32 ? 4 : 2;
   auto images = static_cast<double>(recipe.train.batch_size);
   return element * images *
          static_cast<double>(
@@ -64,10 +64,7 @@ double activation_bytes(const Recipe& recipe, const TunedModel& model) {
 }
 
 void report_model(const Recipe& recipe, const TunedModel& model) {
-  double weights = 0;
-  for (const auto& [name, tensor] : model.backbone->parameters()) {
-    weights += static_cast<double>(tensor.nbytes());
-  }
+  const auto weights = static_cast<double>(model.backbone->size().bytes);
   double trainable = 4.0 * static_cast<double>(model.trainable_parameters());
   double moments = recipe.optimizer.type == OptimizerType::sgd ? 1 : 2;
   double activations = activation_bytes(recipe, model);

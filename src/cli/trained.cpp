@@ -63,7 +63,7 @@ Trained find_trained(const fs::path& given, const Arguments& arguments) {
 LoadedModel load_trained(const Trained& trained, const Arguments& arguments) {
   Precision usual = trained.recipe ? trained.recipe->train.precision : Precision::f32;
   auto precision = static_cast<Precision>(
-      arguments.choice("--precision", {"f32", "bf16"}, static_cast<size_t>(usual)));
+      arguments.choice("--precision", {"f32", "bf16", "int8"}, static_cast<size_t>(usual)));
   auto device = static_cast<DeviceChoice>(arguments.choice("--device", {"auto", "cpu", "cuda"}, 0));
   return load_tuned_model(trained.adapter, trained.weights, device, precision);
 }

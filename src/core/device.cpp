@@ -56,7 +56,7 @@ c10::Device resolve_device(DeviceChoice choice) {
 }
 
 c10::ScalarType dtype_of(Precision precision) {
-  return precision == Precision::bf16 ? c10::kBFloat16 : c10::kFloat;
+  return precision == Precision::f32 ? c10::kFloat : c10::kBFloat16;
 }
 
 std::string version_text() {

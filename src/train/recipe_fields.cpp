@@ -75,7 +75,7 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                 at_least(0));
   visitor.choice("device", config.device, {"auto", "cpu", "cuda"},
                  "\"auto\": the first CUDA device, else the CPU");
-  visitor.choice("precision", config.precision, {"f32", "bf16"},
+  visitor.choice("precision", config.precision, {"f32", "bf16", "int8"},
                  "of the frozen backbone; trainable weights and the optimiser are always float32");
   visitor.field("workers", config.workers,
                 "threads that decode and augment; 0: one per two cores, at least one",

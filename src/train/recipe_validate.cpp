@@ -50,8 +50,10 @@ void check_backbone(const Checker& check, const Recipe& recipe, bool needs_weigh
                 "got \"auto\" without weights, wanted backbone.weights or a variant such as "
                 "\"vit_base_patch16\"");
   check.require(!backbone.trainable || recipe.train.precision == Precision::f32, "/train/precision",
-                "got \"bf16\" with backbone.trainable, wanted \"f32\": trainable weights stay in "
-                "float32");
+                std::string("got \"") +
+                    kPrecisionNames[static_cast<size_t>(recipe.train.precision)] +
+                    "\" with backbone.trainable, wanted \"f32\": trainable weights stay in "
+                    "float32");
 }
 
 void check_adapter(const Checker& check, const Recipe& recipe) {

@@ -158,7 +158,8 @@ void fields(FieldVisitor& visitor, TorchScriptTeacher& source) {
 void fields(FieldVisitor& visitor, TeacherConfig& config) {
   visitor.variant("type", config.source, {"adapter", "checkpoint", "torchscript"},
                   "what the teacher is");
-  visitor.choice("precision", config.precision, {"f32", "bf16"}, "of its weights and activations");
+  visitor.choice("precision", config.precision, {"f32", "bf16", "int8"},
+                 "of its weights and activations");
 }
 
 std::unique_ptr<Teacher> load_teacher(const TeacherConfig& config, DeviceChoice device) {

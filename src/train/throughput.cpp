@@ -79,7 +79,7 @@ std::string measure_throughput(const Recipe& recipe, int64_t steps) {
       {"backbone", model.identity.name},
       {"image_size", {size[0], size[1]}},
       {"batch_size", batch},
-      {"precision", recipe.train.precision == Precision::bf16 ? "bf16" : "f32"},
+      {"precision", kPrecisionNames[static_cast<size_t>(recipe.train.precision)]},
       {"device", device.str()},
       {"threads", at::get_num_threads()},
       {"images_per_second", 1000 * count / step_ms},

@@ -10,8 +10,11 @@ namespace convpass {
 enum class DeviceChoice { automatic, cpu, cuda };
 
 /// f32: everything in float32. bf16: the backbone (weights and activations) in bfloat16, trainable
-/// parameters and the optimiser in float32.
-enum class Precision { f32, bf16 };
+/// parameters and the optimiser in float32. int8: as bf16, but the products of the backbone's dense
+/// layers, forward and backward, in int8: weights with a scale for each output channel, inputs with
+/// one for each token.
+enum class Precision { f32, bf16, int8 };
+inline constexpr const char* kPrecisionNames[] = {"f32", "bf16", "int8"};
 
 /// automatic = the first CUDA device if LibTorch sees one, else the CPU.
 /// Errors: Error when CUDA is asked for and there is none.

@@ -82,7 +82,13 @@ class Backbone {
   /// backward pass reads where something trains within, else those of the widest layer.
   virtual int64_t step_values(const Adapter* adapter, bool trainable) const = 0;
   virtual std::array<int64_t, 2> image_size() const = 0;  ///< height, width
-  virtual NamedTensors parameters() const = 0;            ///< as held now; timm's names
+  /// As held now, under timm's names; without those that the CPU's kernels hold in their own form.
+  virtual NamedTensors parameters() const = 0;
+  /// Number of all weights, and the bytes that they take now.
+  struct Size {
+    int64_t values = 0, bytes = 0;
+  };
+  virtual Size size() const;
   /// Running statistics (float32) that forward() updates in training and reads in evaluation, under
   /// timm's names; part of the weights though no gradient moves them. Empty without batch norm.
   virtual NamedTensors buffers() const { return {}; }
@@ -93,6 +99,10 @@ class Backbone {
   virtual void set_trainable(bool trainable) = 0;
   /// One line for people: "vit_small_patch14, 98x98, positions resized by ...".
   virtual std::string describe() const = 0;
+
+ protected:
+  /// Errors: Error for int8, in which only vision transformers compute.
+  void refuse_int8(Precision precision) const;
 };
 
 }  // namespace convpass

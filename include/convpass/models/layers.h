@@ -8,16 +8,6 @@
 
 namespace convpass {
 
-/// Dense layer `[.., in] -> [.., out]`, weight `[out, in]`, bias `[out]` or undefined. A frozen one
-/// (its tensors require no gradient) keeps neither its input nor a weight gradient: autograd's
-/// addmm saves the weight alone, for the gradient that passes through.
-struct Linear {
-  at::Tensor weight, bias;
-  at::Tensor forward(const at::Tensor& input) const;
-  /// Output rows [first, first + count) only.
-  at::Tensor forward_rows(const at::Tensor& input, int64_t first, int64_t count) const;
-};
-
 /// LayerNorm over the last dimension.
 struct LayerNorm {
   at::Tensor weight, bias;

@@ -99,6 +99,7 @@ class Vit final : public Backbone {
   TokenLayout layout() const;
   std::array<int64_t, 2> image_size() const override { return options_.image_size; }
   NamedTensors parameters() const override;
+  Size size() const override;
   void to(c10::Device device, Precision precision) override;
   void set_trainable(bool trainable) override;
   std::string describe() const override;
@@ -117,7 +118,7 @@ class Vit final : public Backbone {
   at::Tensor patch_weight_, patch_bias_, cls_token_, dist_token_, reg_token_, pos_embed_;
   LayerNorm norm_pre_, norm_;
   std::vector<std::unique_ptr<VitBlock>> blocks_;
-  c10::ScalarType dtype_ = c10::kFloat;
+  Precision precision_ = Precision::f32;
 };
 
 }  // namespace convpass

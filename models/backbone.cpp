@@ -1,0 +1,22 @@
+#include "convpass/models/backbone.h"
+
+#include "convpass/core/error.h"
+
+namespace convpass {
+
+Backbone::Size Backbone::size() const {
+  Size total;
+  for (const auto& [name, tensor] : parameters()) {
+    total.values += tensor.numel();
+    total.bytes += static_cast<int64_t>(tensor.nbytes());
+  }
+  return total;
+}
+
+void Backbone::refuse_int8(Precision precision) const {
+  if (precision == Precision::int8)
+    throw Error("precision: got int8, wanted bf16 or f32: it is for vision transformers, this is " +
+                describe());
+}
+
+}  // namespace convpass
