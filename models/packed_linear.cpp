@@ -12,7 +12,7 @@ namespace {
 using kernels::Element;
 using kernels::Finish;
 using kernels::kPanel;
-using Layer = c10::intrusive_ptr<PackedLinear>;
+using PackedPtr = c10::intrusive_ptr<PackedLinear>;
 
 /// Rows that one thread computes of one panel before it goes on: few enough to stay in its cache,
 /// enough to make the panel worth loading.
@@ -221,13 +221,13 @@ std::vector<int64_t> with_last(const at::Tensor& tensor, int64_t last) {
 
 bool tracks(const at::Tensor& input) { return at::GradMode::is_enabled() && input.requires_grad(); }
 
-Layer layer_of(const torch::autograd::AutogradContext* context, const char* name) {
+PackedPtr layer_of(const torch::autograd::AutogradContext* context, const char* name) {
   return c10::static_intrusive_pointer_cast<PackedLinear>(context->saved_data.at(name).toCapsule());
 }
 
 struct Dense : torch::autograd::Function<Dense> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
-                            const Layer& layer, int64_t first, int64_t count) {
+                            const PackedPtr& layer, int64_t first, int64_t count) {
     context->saved_data["layer"] = c10::IValue::make_capsule(layer);
     context->saved_data["first"] = first;
     context->saved_data["count"] = count;
@@ -236,7 +236,7 @@ struct Dense : torch::autograd::Function<Dense> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
     const at::Tensor& grad = grads[0];
-    const Layer layer = layer_of(context, "layer");
+    const PackedPtr layer = layer_of(context, "layer");
     const at::Tensor input_grad =
         layer->multiply_back_rows(rows_of(grad), context->saved_data.at("first").toInt(),
                                   context->saved_data.at("count").toInt());
@@ -260,7 +260,7 @@ Finish finish_of(Activation activation) {
 
 struct Mlp : torch::autograd::Function<Mlp> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const Layer& fc1, const Layer& fc2, Activation activation) {
+                            const PackedPtr& fc1, const PackedPtr& fc2, Activation activation) {
     const at::Tensor rows = rows_of(x);
     const at::Tensor slope = at::empty({rows.size(0), fc1->out()}, at::kBFloat16);
     context->save_for_backward({slope});
@@ -272,7 +272,7 @@ struct Mlp : torch::autograd::Function<Mlp> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
     const at::Tensor slope = context->get_saved_variables()[0];
-    const Layer fc1 = layer_of(context, "fc1"), fc2 = layer_of(context, "fc2");
+    const PackedPtr fc1 = layer_of(context, "fc1"), fc2 = layer_of(context, "fc2");
     const at::Tensor hidden = fc2->multiply_back(rows_of(grads[0]), {Finish::slope, slope});
     return {fc1->multiply_back(hidden, {}).view(with_last(grads[0], fc1->in())), {}, {}, {}};
   }
@@ -287,7 +287,7 @@ at::Tensor PackedLinear::forward(const at::Tensor& input, int64_t first, int64_t
   return Dense::apply(input, self, first, count);
 }
 
-at::Tensor packed_mlp(const at::Tensor& x, const Layer& fc1, const Layer& fc2,
+at::Tensor packed_mlp(const at::Tensor& x, const PackedPtr& fc1, const PackedPtr& fc2,
                       Activation activation) {
   if (tracks(x)) return Mlp::apply(x, fc1, fc2, activation);
   const at::Tensor hidden = fc1->multiply(rows_of(x), {finish_of(activation), {}});

@@ -88,17 +88,16 @@ int64_t Vit::step_values(const Adapter* adapter, bool trainable) const {
   // What a block holds of each token, in multiples of its width: query, key, value and attention
   // output 4, LayerNorm inputs 2, GELU input 4; with trainable weights also the inputs of the four
   // dense layers 2 + 4.
-  const int64_t values = layout().tokens() * config_.width;
+  const int64_t prompts = adapter ? adapter->prompts() : 0;
+  const int64_t values = (layout().tokens() + prompts) * config_.width;
   if (trainable) return 16 * values * config_.depth;
   if (adapter == nullptr) return 10 * values;
   int64_t lowest = 0;
-  while (lowest < config_.depth && !adapter->acts(lowest, Site::attn) &&
-         !adapter->acts(lowest, Site::mlp))
-    ++lowest;
+  while (lowest < config_.depth && !adapter->touches(lowest)) ++lowest;
   return 10 * values * (config_.depth - lowest);
 }
 
-at::Tensor Vit::embed(const at::Tensor& images) const {
+at::Tensor Vit::embed(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const {
   TORCH_CHECK(images.dim() == 4 && images.size(1) == 3 &&
                   images.size(2) == options_.image_size[0] &&
                   images.size(3) == options_.image_size[1],
@@ -109,6 +108,7 @@ at::Tensor Vit::embed(const at::Tensor& images) const {
       at::conv2d(images.to(dtype_of(precision_)), patch_weight_, patch_bias_, config_.patch)
           .flatten(2)
           .transpose(1, 2);  // [B, H W, D]
+  if (adapter) x = adapter->after(Adapter::kOutside, Layer::patch_embed, {}, x, pass);
   auto expand = [&](const at::Tensor& token) { return token.expand({batch, -1, -1}); };
   std::vector<at::Tensor> positioned, unpositioned;
   for (const at::Tensor* token : {&cls_token_, &dist_token_})
@@ -127,26 +127,43 @@ at::Tensor Vit::embed(const at::Tensor& images) const {
     parts.push_back(x.narrow(1, first, x.size(1) - first));
     x = at::cat(parts, 1);
   }
-  return norm_pre_.weight.defined() ? norm_pre_.forward(x) : x;  // [B, prefix + H W, D]
+  if (!norm_pre_.weight.defined()) return x;  // [B, prefix + H W, D]
+  at::Tensor normed = norm_pre_.forward(x);
+  return adapter ? adapter->after(Adapter::kOutside, Layer::norm_pre, x, normed, pass) : normed;
+}
+
+at::Tensor Vit::normed(const at::Tensor& x, const Adapter* adapter, const Pass& pass) const {
+  at::Tensor normed = norm_.forward(x);
+  return adapter ? adapter->after(Adapter::kOutside, Layer::norm, x, normed, pass) : normed;
 }
 
 at::Tensor Vit::forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
                                const Pass& pass) const {
-  at::Tensor x = embed(images);
-  const TokenLayout layout = this->layout();
-  const TokenLayout prefix_only{layout.prefix, 0, 0};
+  at::Tensor x = embed(images, adapter, pass);
+  TokenLayout layout = this->layout();
+  const int64_t prefix = layout.prefix, patches = layout.height * layout.width;
+  const TokenLayout prefix_only{prefix, 0, 0};
+  const bool all = rows == layout.tokens();
+  if (adapter) layout.prefix += adapter->prompts();
   for (int64_t i = 0; i < config_.depth; ++i) {
-    const bool cut = i + 1 == config_.depth && rows < layout.tokens();
+    at::Tensor prompt;
+    if (layout.prefix > prefix) prompt = adapter->prompt(i, x.size(0), pass);
+    if (prompt.defined())
+      x = at::cat({x.narrow(1, 0, prefix), prompt.to(x.options()),
+                   x.narrow(1, x.size(1) - patches, patches)},
+                  1);
+    const bool cut = i + 1 == config_.depth && !all;
     x = blocks_[static_cast<size_t>(i)]->forward(x, cut ? rows : layout.tokens(), adapter,
                                                  cut ? prefix_only : layout, pass);
   }
-  return x;  // [B, rows, D]
+  if (!all || layout.prefix == prefix) return x;  // [B, rows, D]
+  return at::cat({x.narrow(1, 0, prefix), x.narrow(1, layout.prefix, patches)}, 1);
 }
 
 at::Tensor Vit::forward_tokens(const at::Tensor& images, const Adapter* adapter,
                                const Pass& pass) const {
   at::Tensor x = forward_blocks(images, layout().tokens(), adapter, pass);
-  return config_.pooled_norm ? x : norm_.forward(x);
+  return config_.pooled_norm ? x : normed(x, adapter, pass);
 }
 
 at::Tensor Vit::forward(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const {
@@ -154,13 +171,13 @@ at::Tensor Vit::forward(const at::Tensor& images, const Adapter* adapter, const 
   if (options_.pool == Pool::mean) {
     at::Tensor x = forward_tokens(images, adapter, pass);
     at::Tensor pooled = x.narrow(1, prefix, x.size(1) - prefix).mean(1);  // [B, D]
-    return config_.pooled_norm ? norm_.forward(pooled) : pooled;
+    return config_.pooled_norm ? normed(pooled, adapter, pass) : pooled;
   }
   // Only prefix tokens are looked at, so the last block computes no other: exact, since no token
   // there depends on another token's output, and the bypass of a prefix token on no patch.
   at::Tensor x = forward_blocks(images, prefix, adapter, pass);
-  if (!config_.distillation_token) return norm_.forward(x.select(1, 0));
-  const at::Tensor both = norm_.forward(x.narrow(1, 0, 2));                             // [B, 2, D]
+  if (!config_.distillation_token) return normed(x.select(1, 0), adapter, pass);
+  const at::Tensor both = normed(x.narrow(1, 0, 2), adapter, pass);                     // [B, 2, D]
   return options_.pool == Pool::cls_and_distillation ? both.flatten(1) : both.mean(1);  // timm's
 }
 
@@ -199,6 +216,16 @@ Backbone::Size Vit::size() const {
         total.bytes += layer->packed->bytes();
       }
   return total;
+}
+
+bool Vit::replace_parameters(const std::map<std::string, at::Tensor>& weights) {
+  visit([&](const std::string& name, at::Tensor& tensor) {
+    const at::Tensor& value = weights.at(name);
+    TORCH_CHECK(value.sizes() == tensor.sizes(), name, ": ", value.sizes(), ", wanted ",
+                tensor.sizes());
+    tensor = value.detach();
+  });
+  return true;
 }
 
 void Vit::to(c10::Device device, Precision precision) {

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "models/packed_attention.h"
 
 namespace convpass {
@@ -25,60 +27,81 @@ at::Tensor activate(const at::Tensor& hidden, Activation activation) {
 
 }  // namespace
 
+struct VitBlock::Hook {
+  const Adapter* adapter;  // null: nothing changes
+  int64_t block;
+  const Pass& pass;
+
+  at::Tensor operator()(Layer layer, const at::Tensor& input, at::Tensor output) const {
+    if (adapter == nullptr) return output;
+    return adapter->after(block, layer, input, std::move(output), pass);
+  }
+};
+
 at::Tensor VitBlock::forward(at::Tensor x, int64_t rows, const Adapter* adapter,
                              const TokenLayout& layout, const Pass& pass) const {
+  const Hook hook{adapter && adapter->changes_layers(index) ? adapter : nullptr, index, pass};
   at::Tensor normed = norm1.forward(x);  // [B, N, D]
-  at::Tensor branch = proj.forward(attend(normed, rows));
+  at::Tensor mixed = attend(hook(Layer::norm1, x, normed), rows, hook);
+  at::Tensor branch = hook(Layer::proj, mixed, proj.forward(mixed));
   if (rows < x.size(1)) {
     x = x.narrow(1, 0, rows);
     normed = normed.narrow(1, 0, rows);
   }
   x = add(x, branch, scale1, Site::attn, normed, adapter, layout, pass);
   normed = norm2.forward(x);
-  return add(x, mlp(normed), scale2, Site::mlp, normed, adapter, layout, pass);
+  return add(x, mlp(hook(Layer::norm2, x, normed), hook), scale2, Site::mlp, normed, adapter,
+             layout, pass);
 }
 
-at::Tensor VitBlock::mlp(const at::Tensor& normed) const {
-  if (fc1.packed && fc2.packed && activation != Activation::swiglu)
-    return packed_mlp(normed, fc1.packed, fc2.packed, activation);
-  return fc2.forward(activate(fc1.forward(normed), activation));
+at::Tensor VitBlock::mlp(const at::Tensor& in, const Hook& hook) const {
+  if (fc1.packed && fc2.packed && hook.adapter == nullptr && activation != Activation::swiglu)
+    return packed_mlp(in, fc1.packed, fc2.packed, activation);
+  const at::Tensor hidden = activate(hook(Layer::fc1, in, fc1.forward(in)), activation);
+  return hook(Layer::fc2, hidden, fc2.forward(hidden));
 }
 
-at::Tensor VitBlock::attend(const at::Tensor& normed, int64_t rows) const {
+at::Tensor VitBlock::attend(const at::Tensor& normed, int64_t rows, const Hook& hook) const {
   const int64_t batch = normed.size(0), tokens = normed.size(1), dim = normed.size(2);
-  if (can_pack_attention(normed, dim / heads)) {
-    if (rows == tokens) return packed_attention(qkv.forward(normed), heads);
-    return packed_attention(qkv.forward_rows(normed.narrow(1, 0, rows), 0, dim),
-                            qkv.forward_rows(normed, dim, 2 * dim), heads);
-  }
+  const bool pack = can_pack_attention(normed, dim / heads);
   if (rows == tokens) {
-    at::Tensor packed = qkv.forward(normed)
-                            .view({batch, tokens, 3, heads, dim / heads})
-                            .permute({2, 0, 3, 1, 4});  // [3, B, H, N, d]
+    const at::Tensor joined = hook(Layer::qkv, normed, qkv.forward(normed));  // [B, N, 3 D]
+    if (pack) return packed_attention(joined, heads);
     const auto parts =
-        packed.unbind(0);  // one node in the graph, where three selects would be three
+        joined.view({batch, tokens, 3, heads, dim / heads})
+            .permute({2, 0, 3, 1, 4})
+            .unbind(0);  // [B, H, N, d]; one node in the graph, where three selects would be three
     return attention(parts[0], parts[1], parts[2]);
   }
-  at::Tensor q = qkv.forward_rows(normed.narrow(1, 0, rows), 0, dim)
-                     .view({batch, rows, heads, dim / heads})
-                     .transpose(1, 2);  // [B, H, M, d]
-  at::Tensor packed = qkv.forward_rows(normed, dim, 2 * dim)
-                          .view({batch, tokens, 2, heads, dim / heads})
-                          .permute({2, 0, 3, 1, 4});  // [2, B, H, N, d]
-  const auto parts = packed.unbind(0);
-  return attention(q, parts[0], parts[1]);
+  at::Tensor q = qkv.forward_rows(normed.narrow(1, 0, rows), 0, dim);  // [B, M, D]
+  at::Tensor kv = qkv.forward_rows(normed, dim, 2 * dim);              // [B, N, 2 D]
+  if (hook.adapter != nullptr) {
+    // It takes the whole output; the queries that are not asked for are zero.
+    const at::Tensor joined = hook(
+        Layer::qkv, normed, at::cat({at::constant_pad_nd(q, {0, 0, 0, tokens - rows}), kv}, 2));
+    q = joined.narrow(1, 0, rows).narrow(2, 0, dim);
+    kv = joined.narrow(2, dim, 2 * dim);
+  }
+  if (pack) return packed_attention(q, kv, heads);
+  const auto parts = kv.view({batch, tokens, 2, heads, dim / heads})
+                         .permute({2, 0, 3, 1, 4})
+                         .unbind(0);  // [B, H, N, d]
+  return attention(q.view({batch, rows, heads, dim / heads}).transpose(1, 2), parts[0], parts[1]);
 }
 
-/// x + dp(scale * branch) + dp(adapter beside the branch), one pass over the tokens for each
-/// summand.
+/// x + dp(scale * branch) + what an adapter adds after and beside the branch, one pass over the
+/// tokens for each summand.
 at::Tensor VitBlock::add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale,
                          Site site, const at::Tensor& normed, const Adapter* adapter,
                          const TokenLayout& layout, const Pass& pass) const {
   at::Tensor factor = drop_path_factor(x, drop_rate, pass);  // [B, 1, 1] or undefined
   if (scale.defined()) factor = factor.defined() ? factor * scale : scale;
   at::Tensor sum = factor.defined() ? at::addcmul(x, branch, factor) : x + branch;
-  if (adapter == nullptr || !adapter->acts(index, site)) return sum;
+  if (adapter == nullptr) return sum;
   // In place: nothing has saved the sum yet.
+  if (adapter->adds(index, site))
+    sum.add_(adapter->added(index, site, x, factor.defined() ? branch * factor : branch, pass));
+  if (!adapter->acts(index, site)) return sum;
   at::Tensor beside = adapter->beside(index, site, normed, layout, pass);
   factor = drop_path_factor(x, drop_rate, pass);
   return factor.defined() ? sum.addcmul_(beside, factor) : sum.add_(beside);

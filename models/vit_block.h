@@ -32,8 +32,9 @@ struct VitBlock {
              const std::function<void(const std::string&, at::Tensor&)>& each);
 
  private:
-  at::Tensor mlp(const at::Tensor& normed) const;
-  at::Tensor attend(const at::Tensor& normed, int64_t rows) const;
+  struct Hook;  // what an adapter makes of each layer's output
+  at::Tensor mlp(const at::Tensor& in, const Hook& hook) const;
+  at::Tensor attend(const at::Tensor& normed, int64_t rows, const Hook& hook) const;
   at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale, Site site,
                  const at::Tensor& normed, const Adapter* adapter, const TokenLayout& layout,
                  const Pass& pass) const;

@@ -9,7 +9,7 @@
 namespace convpass {
 namespace {
 
-using Layer = c10::intrusive_ptr<PackedLinear>;
+using PackedPtr = c10::intrusive_ptr<PackedLinear>;
 
 at::Tensor normal(at::IntArrayRef shape, uint64_t seed, double std = 1) {
   at::Generator generator = seeded_generator(seed);
@@ -33,7 +33,7 @@ class Packed : public ::testing::TestWithParam<Precision> {
   void SetUp() override {
     if (const auto why = PackedLinear::unsupported(GetParam())) GTEST_SKIP() << *why;
   }
-  Layer layer(const at::Tensor& weight, const at::Tensor& bias) const {
+  PackedPtr layer(const at::Tensor& weight, const at::Tensor& bias) const {
     return c10::make_intrusive<PackedLinear>(weight, bias, GetParam());
   }
   bool int8() const { return GetParam() == Precision::int8; }
@@ -57,7 +57,7 @@ TEST_P(Packed, LinearEqualsItsDefinitionBothWays) {
                                       {197, 768, 72}}) {
     const at::Tensor weight = normal({out, in}, 1), bias = normal({out}, 2);
     const at::Tensor x = rounded(normal({rows, in}, 3));
-    const Layer packed = layer(weight, bias);
+    const PackedPtr packed = layer(weight, bias);
     at::Tensor input = x.to(at::kBFloat16).set_requires_grad(true);
     const at::Tensor y = packed->forward(input);
     EXPECT_LT(relative_error(y, at::linear(inputs(x), weights(weight), bias)), kRounding)
@@ -77,7 +77,7 @@ TEST_P(Packed, LinearEqualsItsDefinitionBothWays) {
 
 TEST_P(Packed, LinearTakesViewsAndPartsOfItsChannels) {
   const at::Tensor weight = normal({96, 32}, 1), bias = normal({96}, 2);
-  const Layer packed = layer(weight, bias);
+  const PackedPtr packed = layer(weight, bias);
   at::Tensor x = normal({2, 7, 32}, 3).to(at::kBFloat16).set_requires_grad(true);
   const at::Tensor all = packed->forward(x);
   const at::Tensor part = packed->forward(x.narrow(1, 2, 3), 32, 64);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -47,21 +48,65 @@ at::Generator seeded_generator(uint64_t key);
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
+/// What a ViT computes one after the other, where an adapter can change the result. Those of a
+/// block are norm1 to fc2; the others stand outside of all blocks.
+enum class Layer { patch_embed, norm_pre, norm1, qkv, proj, norm2, fc1, fc2, norm };
+
 /// What trains beside a frozen backbone, as an argument of its forward pass; nothing is patched.
+///
+/// Each hook does nothing unless the adapter says otherwise, and each question (`acts`, `adds`,
+/// `changes_layers`, `prompts`) is cheap: a backbone asks before it leaves its fast path.
 class Adapter {
  public:
+  static constexpr int64_t kOutside = -1;  ///< the block number of a layer outside of all blocks
+
   virtual ~Adapter() = default;
-  /// Whether something stands beside this site of this block.
-  virtual bool acts(int64_t block, Site site) const = 0;
+
+  /// Whether `beside` adds something at this site of this block.
+  virtual bool acts(int64_t /*block*/, Site /*site*/) const { return false; }
   /// What is added to the residual stream beside attention or MLP, stochastic depth aside, already
   /// scaled. `normed` is the LayerNorm output that also feeds the branch, `[B, N, D]`; so is the
   /// result.
   virtual at::Tensor beside(int64_t block, Site site, const at::Tensor& normed,
-                            const TokenLayout& layout, const Pass& pass) const = 0;
+                            const TokenLayout& layout, const Pass& pass) const;
+
+  /// Whether `added` adds something at this site of this block.
+  virtual bool adds(int64_t /*block*/, Site /*site*/) const { return false; }
+  /// What is added to the residual stream after the branch, with no stochastic depth of its own:
+  /// `stream` is what the branch's norm saw, `branch` what was added to it (LayerScale and
+  /// stochastic depth done). All three are `[B, N, D]`.
+  virtual at::Tensor added(int64_t block, Site site, const at::Tensor& stream,
+                           const at::Tensor& branch, const Pass& pass) const;
+
+  /// Whether `after` changes any layer of this block.
+  virtual bool changes_layers(int64_t /*block*/) const { return false; }
+  /// What the output of a layer becomes, given its input (undefined for patch_embed): both
+  /// `[.., N, D]` of that layer, patch_embed's output `[B, H W, D]`. For the layers outside of the
+  /// blocks, with block = kOutside, it is always asked.
+  virtual at::Tensor after(int64_t /*block*/, Layer /*layer*/, const at::Tensor& /*input*/,
+                           at::Tensor output, const Pass& /*pass*/) const {
+    return output;
+  }
+
+  /// Number of tokens P that stand between the prefix tokens and the patches in all blocks.
+  virtual int64_t prompts() const { return 0; }
+  /// Those of them that enter this block, `[B, P, D]` of any strides; undefined above block 0: the
+  /// output of the block below.
+  virtual at::Tensor prompt(int64_t /*block*/, int64_t /*batch*/, const Pass& /*pass*/) const {
+    return {};
+  }
+
+  /// Whether anything of this block is other than the backbone's.
+  bool touches(int64_t block) const;
+
   /// Trainable tensors (float32) under their names in the adapter file.
   virtual NamedTensors parameters() const = 0;
   /// Moves the parameters, which require gradients from then on.
   virtual void to(c10::Device device) = 0;
+  /// Puts into `weights`, those of a whole backbone in float32 under timm's names (its last norm
+  /// always as "norm"), what gives without the adapter the features that they give with it. False,
+  /// and nothing is changed, where that cannot be.
+  virtual bool merge_into(std::map<std::string, at::Tensor>& /*weights*/) const { return false; }
 };
 
 /// A pre-trained network without its classification head: images to one feature vector each.
@@ -92,6 +137,11 @@ class Backbone {
   /// Running statistics (float32) that forward() updates in training and reads in evaluation, under
   /// timm's names; part of the weights though no gradient moves them. Empty without batch norm.
   virtual NamedTensors buffers() const { return {}; }
+  /// Puts other values, of the same shapes, in the place of all parameters() (others in the map are
+  /// passed over); before to(). False for a network that no adapter can be merged into.
+  virtual bool replace_parameters(const std::map<std::string, at::Tensor>& /*weights*/) {
+    return false;
+  }
   /// Moves weights; with f32 -> bf16 the frozen weights are held once, in bf16.
   virtual void to(c10::Device device, Precision precision) = 0;
   /// Makes every weight trainable (full fine-tuning); such a backbone stays in f32. Or freezes it,

@@ -100,14 +100,18 @@ class Vit final : public Backbone {
   std::array<int64_t, 2> image_size() const override { return options_.image_size; }
   NamedTensors parameters() const override;
   Size size() const override;
+  bool replace_parameters(const std::map<std::string, at::Tensor>& weights) override;
   void to(c10::Device device, Precision precision) override;
   void set_trainable(bool trainable) override;
   std::string describe() const override;
   const VitConfig& config() const { return config_; }
 
  private:
-  at::Tensor embed(const at::Tensor& images) const;
-  /// The first `rows` tokens after all blocks, before the final norm.
+  /// `[B, prefix + H W, D]`, what enters the blocks, an adapter's prompts aside.
+  at::Tensor embed(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const;
+  /// The final norm of tokens or of what was pooled.
+  at::Tensor normed(const at::Tensor& x, const Adapter* adapter, const Pass& pass) const;
+  /// The first `rows` tokens after all blocks, without an adapter's prompts, before the final norm.
   at::Tensor forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
                             const Pass& pass) const;
   /// Every weight that there is, under timm's name.

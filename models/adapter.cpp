@@ -1,0 +1,22 @@
+#include <ATen/core/Tensor.h>
+
+#include "convpass/models/backbone.h"
+
+namespace convpass {
+
+at::Tensor Adapter::beside(int64_t, Site, const at::Tensor&, const TokenLayout&,
+                           const Pass&) const {
+  TORCH_CHECK(false, "nothing stands beside this site");
+}
+
+at::Tensor Adapter::added(int64_t, Site, const at::Tensor&, const at::Tensor&, const Pass&) const {
+  TORCH_CHECK(false, "nothing is added at this site");
+}
+
+bool Adapter::touches(int64_t block) const {
+  for (Site site : {Site::attn, Site::mlp})
+    if (acts(block, site) || adds(block, site)) return true;
+  return changes_layers(block) || prompts() > 0;
+}
+
+}  // namespace convpass
