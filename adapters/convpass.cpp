@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "adapters/fused_bypass.h"
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
 #include "convpass/core/rng.h"
@@ -126,14 +127,33 @@ at::Tensor Convpass::beside(int64_t block, Site site, const at::Tensor& normed,
                         .reshape({batch, layout.height * layout.width, config_.width}));
   }
   z = quick_gelu(parts.size() == 1 ? parts[0] : at::cat(parts, 1));  // [B, N, h]
-  if (pass.training() && config_.dropout > 0) {
-    const double keep = 1.0 - config_.dropout;
-    at::Tensor mask = at::empty(z.sizes(), at::kFloat).bernoulli_(keep, pass.random).div_(keep);
-    z = z * mask.to(z.options());
-  }
+  const at::Tensor mask = dropout(z.sizes(), pass);
+  if (mask.defined()) z = z * mask.to(z.options());
   // The constant scale goes into the small weight instead of over the large result.
   return at::linear(z, cast(bypass.up_weight * config_.scale),
                     cast(bypass.up_bias * config_.scale));
+}
+
+at::Tensor Convpass::dropout(at::IntArrayRef shape, const Pass& pass) const {
+  if (!pass.training() || config_.dropout <= 0) return {};
+  const double keep = 1.0 - config_.dropout;
+  return at::empty(shape, at::kFloat).bernoulli_(keep, pass.random).div_(keep);
+}
+
+at::Tensor Convpass::add_beside(int64_t block, Site site, const Residual& residual,
+                                const TokenLayout& layout, const Pass& pass) const {
+  const Bypass& p = *find(block, site);
+  const at::Tensor& normed = residual.normed;
+  if (!can_fuse_bypass(normed) || !p.down_weight.is_cpu())
+    return Adapter::add_beside(block, site, residual, layout, pass);
+  BypassDraws draws;
+  draws.dropout = dropout({normed.size(0), normed.size(1), config_.width}, pass);
+  const at::Tensor depth = drop_path_factor(normed, residual.drop_rate, pass);
+  if (depth.defined()) draws.depth = depth.reshape({-1}).to(at::kFloat).contiguous();
+  return add_fused_bypass(
+      residual.sum, normed,
+      {p.down_weight, p.down_bias, p.conv_weight, p.conv_bias, p.up_weight, p.up_bias},
+      config_.scale, layout, draws);
 }
 
 NamedTensors Convpass::parameters() const {

@@ -1,12 +1,21 @@
 #include <ATen/core/Tensor.h>
 
 #include "convpass/models/backbone.h"
+#include "convpass/models/layers.h"
 
 namespace convpass {
 
 at::Tensor Adapter::beside(int64_t, Site, const at::Tensor&, const TokenLayout&,
                            const Pass&) const {
   TORCH_CHECK(false, "nothing stands beside this site");
+}
+
+at::Tensor Adapter::add_beside(int64_t block, Site site, const Residual& residual,
+                               const TokenLayout& layout, const Pass& pass) const {
+  const at::Tensor what = beside(block, site, residual.normed, layout, pass);
+  const at::Tensor factor = drop_path_factor(residual.sum, residual.drop_rate, pass);
+  at::Tensor sum = residual.sum;
+  return factor.defined() ? sum.addcmul_(what, factor) : sum.add_(what);
 }
 
 at::Tensor Adapter::added(int64_t, Site, const at::Tensor&, const at::Tensor&, const Pass&) const {

@@ -102,9 +102,7 @@ at::Tensor VitBlock::add(const at::Tensor& x, const at::Tensor& branch, const at
   if (adapter->adds(index, site))
     sum.add_(adapter->added(index, site, x, factor.defined() ? branch * factor : branch, pass));
   if (!adapter->acts(index, site)) return sum;
-  at::Tensor beside = adapter->beside(index, site, normed, layout, pass);
-  factor = drop_path_factor(x, drop_rate, pass);
-  return factor.defined() ? sum.addcmul_(beside, factor) : sum.add_(beside);
+  return adapter->add_beside(index, site, {sum, normed, drop_rate}, layout, pass);
 }
 
 void VitBlock::pack(Precision precision) {

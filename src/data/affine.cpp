@@ -8,8 +8,8 @@
 #include <numbers>
 #include <vector>
 
+#include "src/core/widest_vectors.h"
 #include "src/data/image_ops.h"
-#include "src/data/widest_vectors.h"
 
 namespace convpass {
 namespace {

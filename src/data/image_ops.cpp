@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "src/data/widest_vectors.h"
+#include "src/core/widest_vectors.h"
 
 namespace convpass {
 namespace {

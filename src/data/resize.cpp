@@ -6,8 +6,8 @@
 
 #include "convpass/core/error.h"
 #include "convpass/data/image.h"
+#include "src/core/widest_vectors.h"
 #include "src/data/resize_tensorflow.h"
-#include "src/data/widest_vectors.h"
 
 namespace convpass {
 namespace {

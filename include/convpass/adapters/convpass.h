@@ -44,6 +44,10 @@ class Convpass final : public Adapter {
   bool acts(int64_t block, Site site) const override;
   at::Tensor beside(int64_t block, Site site, const at::Tensor& normed, const TokenLayout& layout,
                     const Pass& pass) const override;
+  /// The same, fused with the addition where can_fuse_bypass() says so: equal to the plain form to
+  /// 1e-6 in float32, and with the same random draws.
+  at::Tensor add_beside(int64_t block, Site site, const Residual& residual,
+                        const TokenLayout& layout, const Pass& pass) const override;
   /// The official names: blocks.i.adapter_{attn,mlp}.adapter_{down,conv,up}.{weight,bias}.
   NamedTensors parameters() const override;
   void to(c10::Device device) override;
@@ -55,6 +59,7 @@ class Convpass final : public Adapter {
   struct Bypass {
     at::Tensor down_weight, down_bias, conv_weight, conv_bias, up_weight, up_bias;
   };
+  at::Tensor dropout(at::IntArrayRef shape, const Pass& pass) const;
   const Bypass* find(int64_t block, Site site) const;
 
   ConvpassConfig config_;

@@ -70,6 +70,17 @@ class Adapter {
   virtual at::Tensor beside(int64_t block, Site site, const at::Tensor& normed,
                             const TokenLayout& layout, const Pass& pass) const;
 
+  /// The residual stream and what `add_beside` adds to it.
+  struct Residual {
+    at::Tensor sum;        ///< `[B, N, D]`, dense; may be changed in place
+    at::Tensor normed;     ///< as for `beside`
+    double drop_rate = 0;  ///< stochastic depth of what is added, drawn after what `beside` draws
+  };
+  /// residual.sum + stochastic depth of `beside`: an adapter that can add more cheaply overrides
+  /// it.
+  virtual at::Tensor add_beside(int64_t block, Site site, const Residual& residual,
+                                const TokenLayout& layout, const Pass& pass) const;
+
   /// Whether `added` adds something at this site of this block.
   virtual bool adds(int64_t /*block*/, Site /*site*/) const { return false; }
   /// What is added to the residual stream after the branch, with no stochastic depth of its own:
