@@ -132,6 +132,16 @@ inline __m512 load_bf16(const uint16_t* from, __mmask16 mask) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
 }
+constexpr float kSlopeStep = 1.0f / 196, kLeastSlope = -0.15f;
+inline void store_slope(uint8_t* to, __mmask16 mask, __m512 slope) {
+  const __m512i step = _mm512_cvtps_epi32(_mm512_mul_ps(
+      _mm512_sub_ps(slope, _mm512_set1_ps(kLeastSlope)), _mm512_set1_ps(1 / kSlopeStep)));
+  _mm_mask_storeu_epi8(to, mask, _mm512_cvtusepi32_epi8(step));
+}
+inline __m512 load_slope(const uint8_t* from, __mmask16 mask) {
+  const __m512 step = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from)));
+  return _mm512_fmadd_ps(step, _mm512_set1_ps(kSlopeStep), _mm512_set1_ps(kLeastSlope));
+}
 inline void store_bf16(uint16_t* to, __mmask16 mask, __m512 value) {
   _mm256_mask_storeu_epi16(to, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
 }

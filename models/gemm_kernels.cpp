@@ -21,7 +21,8 @@ inline void finish(const Product& product, int64_t row, int64_t column, __mmask1
       store_bf16(product.out + at, mask, value);
       return;
     case Finish::slope:
-      store_bf16(product.out + at, mask, _mm512_mul_ps(value, load_bf16(product.slope + at, mask)));
+      store_bf16(product.out + at, mask,
+                 _mm512_mul_ps(value, load_slope(product.slope + at, mask)));
       return;
     case Finish::gelu:
       activated = gelu(value);
@@ -34,7 +35,7 @@ inline void finish(const Product& product, int64_t row, int64_t column, __mmask1
       break;
   }
   store_bf16(product.out + at, mask, activated.value);
-  if (product.slope != nullptr) store_bf16(product.slope + at, mask, activated.slope);
+  if (product.slope != nullptr) store_slope(product.slope + at, mask, activated.slope);
 }
 
 template <Element kElement, int kRows>

@@ -45,9 +45,9 @@ struct Product {
   uint16_t* out = nullptr;                 ///< [M, N] bfloat16
   int64_t out_stride = 0;                  ///< values
   Finish finish = Finish::none;
-  /// [M, N] bfloat16, rows `out_stride` values apart: where an activation's slope is written
-  /// (may be null), or what Finish::slope reads.
-  uint16_t* slope = nullptr;
+  /// [M, N], rows `out_stride` values apart: where an activation's slope is written (may be null),
+  /// or what Finish::slope reads. Slopes lie between -0.13 and 1.13 and are held in 256 steps.
+  uint8_t* slope = nullptr;
 };
 
 /// Computes the rows [first_row, last_row) of one panel of columns.

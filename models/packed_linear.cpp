@@ -143,7 +143,7 @@ at::Tensor PackedLinear::run(Side& side, const at::Tensor& input, int64_t first_
   product.out_stride = columns;
   product.finish = finishing.finish;
   if (finishing.slope.defined())
-    product.slope = reinterpret_cast<uint16_t*>(finishing.slope.mutable_data_ptr());
+    product.slope = finishing.slope.mutable_data_ptr<uint8_t>();
 
   at::Tensor quantised, scales, offset;
   if (element_ == Element::s8) {
@@ -262,7 +262,7 @@ struct Mlp : torch::autograd::Function<Mlp> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
                             const PackedPtr& fc1, const PackedPtr& fc2, Activation activation) {
     const at::Tensor rows = rows_of(x);
-    const at::Tensor slope = at::empty({rows.size(0), fc1->out()}, at::kBFloat16);
+    const at::Tensor slope = at::empty({rows.size(0), fc1->out()}, at::kByte);
     context->save_for_backward({slope});
     context->saved_data["fc1"] = c10::IValue::make_capsule(fc1);
     context->saved_data["fc2"] = c10::IValue::make_capsule(fc2);

@@ -51,7 +51,7 @@ class PackedLinear : public torch::CustomClassHolder {
   };
   struct Finishing {
     kernels::Finish finish = kernels::Finish::none;
-    at::Tensor slope{};  ///< bfloat16 [M, columns], contiguous
+    at::Tensor slope{};  ///< uint8 [M, columns], contiguous: see kernels::Product::slope
   };
   /// input `[M, in]` bfloat16, its last dimension dense, to out `[M, out]` (a view of bfloat16).
   at::Tensor multiply(const at::Tensor& input, const Finishing& finishing) const;

@@ -1,6 +1,9 @@
 #include "convpass/train/build.h"
 
 #include <ATen/ATen.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
@@ -310,6 +313,14 @@ void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& 
   model.backbone = std::visit(MakeBackbone{recipe, checkpoint.backbone}, architecture);
 }
 
+/// The weights as they were read are gone once they are in the model's precision; the C library
+/// would keep their memory.
+void give_back_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known) {
   TunedModel model;
   build_backbone(recipe, known, model);
@@ -325,6 +336,7 @@ TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known
     throw RecipeError(recipe.file, "/head/type",
                       "got \"none\", wanted \"linear\" or backbone.trainable: nothing would train");
   model.to(resolve_device(recipe.train.device), recipe.train.precision);
+  give_back_free_memory();
   return model;
 }
 
