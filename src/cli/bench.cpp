@@ -16,12 +16,15 @@ int run_bench(const Arguments& arguments) {
   }
   validate(recipe, /*needs_data=*/false);
   if (arguments.has("--loader")) {
+    if (arguments.has("--details"))
+      throw UsageError("bench: --details and --loader exclude each other");
     if (!recipe.data.train)
       throw RecipeError(recipe.file, "/data/train", "missing, wanted the images to load");
     print_line(measure_loader(recipe, arguments.integer("--steps", 10, 1)));
     return 0;
   }
-  print_line(measure_throughput(recipe, arguments.integer("--steps", 10, 1)));
+  print_line(
+      measure_throughput(recipe, arguments.integer("--steps", 10, 1), arguments.has("--details")));
   return 0;
 }
 
@@ -30,7 +33,7 @@ int run_bench(const Arguments& arguments) {
 const Command& bench_command() {
   static const Command command{
       .name = "bench",
-      .synopsis = "[RECIPE] [--set K=V ...] [--steps N] [--loader]",
+      .synopsis = "[RECIPE] [--set K=V ...] [--steps N] [--details | --loader]",
       .summary = "Times training and inference on synthetic images.",
       .details =
           "Prints "
@@ -41,6 +44,9 @@ const Command& bench_command() {
       .options = {{"--set", "K=V", "overlays one value: --set backbone.variant=vit_small_patch16",
                    true},
                   {"--steps", "N", "steps to time after a warm-up (10)"},
+                  {"--details", "",
+                   "also latency with one image, the adapter's share of a training step and the "
+                   "size of its file: \"latency_ms\",\"latency_p95_ms\",\"adapter_share\",..."},
                   {"--loader", "",
                    "times decoding and augmentation of data.train alone: "
                    "{\"loader_images_per_second\",\"workers\",...}"}},

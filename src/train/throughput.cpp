@@ -5,9 +5,12 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "convpass/core/rng.h"
@@ -20,6 +23,7 @@ namespace {
 
 constexpr int64_t kWarmup = 2;
 constexpr int64_t kClasses = 100;
+constexpr int64_t kSingles = 20;  // the fewest of which one is the slowest 5 %
 
 double milliseconds(const c10::Device& device, const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -35,47 +39,175 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-/// Median time of `work` over `steps` runs after a warm-up.
-double measure(const c10::Device& device, int64_t steps, const std::function<void(int64_t)>& work) {
+/// Times of `steps` runs of `work` after a warm-up.
+std::vector<double> times_of(const c10::Device& device, int64_t steps,
+                             const std::function<void(int64_t)>& work) {
   std::vector<double> times;
   for (int64_t i = 0; i < kWarmup + steps; ++i) {
     const double time = milliseconds(device, [&] { work(i); });
     if (i >= kWarmup) times.push_back(time);
   }
-  return median(times);
+  return times;
+}
+
+double measure(const c10::Device& device, int64_t steps, const std::function<void(int64_t)>& work) {
+  return median(times_of(device, steps, work));
+}
+
+/// What a measurement trains on, and a training step of any model on it.
+struct Synthetic {
+  const Recipe& recipe;
+  at::Tensor images, labels;
+
+  at::Tensor loss(const TunedModel& model, int64_t step) const {
+    const Pass pass{
+        seeded_generator(random_key(0, static_cast<uint64_t>(step), 0, Purpose::model))};
+    return at::cross_entropy_loss(model.logits(images, pass), labels);
+  }
+  void train(const TunedModel& model, Optimizer& optimizer, int64_t step) const {
+    optimizer.zero_grad();
+    loss(model, step).backward();
+    optimizer.clip();
+    optimizer.step(recipe.optimizer.lr);
+  }
+};
+
+/// Stands where another adapter begins and adds one trainable zero: gradients go as far down the
+/// backbone as with that adapter, and nothing else is computed.
+class PassThrough final : public Adapter {
+ public:
+  PassThrough(const Adapter* other, int64_t depth, const c10::Device& device)
+      : zero_(at::zeros({1, 1, 1}, at::TensorOptions(device)).set_requires_grad(true)) {
+    for (int64_t block = 0; other != nullptr && block < depth; ++block) {
+      for (Site site : {Site::attn, Site::mlp}) {
+        if (!other->acts(block, site)) continue;
+        block_ = block;
+        site_ = site;
+        return;
+      }
+    }
+  }
+  bool acts(int64_t block, Site site) const override { return block == block_ && site == site_; }
+  at::Tensor beside(int64_t, Site, const at::Tensor& normed, const TokenLayout&,
+                    const Pass&) const override {
+    return zero_.to(normed.scalar_type()).expand_as(normed);
+  }
+  NamedTensors parameters() const override { return {{"pass_through", zero_}}; }
+  void to(c10::Device device) override {
+    zero_ = zero_.detach().to(device).set_requires_grad(true);
+  }
+
+ private:
+  at::Tensor zero_;
+  int64_t block_ = 0;  // where the other adapter has no site of its own: the first block
+  Site site_ = Site::attn;
+};
+
+/// What the step of `model` costs beyond the one whose adapter does nothing (PassThrough, backbone
+/// frozen): `steps` pairs, one right after the other. Null for a model without an adapter or blocks
+/// to put one beside.
+void add_share(const TunedModel& model, const Synthetic& work, Optimizer& optimizer, int64_t steps,
+               nlohmann::ordered_json& result) {
+  for (const char* key : {"adapter_share", "paired_step_ms", "idle_step_ms"}) result[key] = nullptr;
+  if (model.backbone->depth() == 0 || (!model.adapter && !model.backbone_trainable)) return;
+  Recipe frozen = work.recipe;
+  frozen.adapter = NoAdapter{};
+  frozen.backbone.trainable = false;
+  TunedModel idle = build_model(frozen, kClasses);
+  idle.adapter =
+      std::make_unique<PassThrough>(model.adapter.get(), idle.backbone->depth(), idle.device());
+  Optimizer idle_optimizer(work.recipe.optimizer, idle.trainable());
+  std::vector<double> with, without, shares;
+  for (int64_t step = 0; step < kWarmup + steps; ++step) {
+    const double ours = milliseconds(model.device(), [&] { work.train(model, optimizer, step); });
+    const double idles =
+        milliseconds(model.device(), [&] { work.train(idle, idle_optimizer, step); });
+    if (step < kWarmup) continue;
+    with.push_back(ours);
+    without.push_back(idles);
+    shares.push_back(1 - idles / ours);
+  }
+  result["adapter_share"] = median(shares);
+  result["paired_step_ms"] = median(with);
+  result["idle_step_ms"] = median(without);
+}
+
+/// Milliseconds that the dense layers of a ViT's blocks take alone in a training step in which they
+/// are frozen: forward and gradient to the input, for every token in every block.
+double dense_ms(const Vit& vit, const Recipe& recipe, const c10::Device& device, int64_t steps) {
+  at::NoGradGuard no_grad;
+  const auto options = at::TensorOptions(device).dtype(dtype_of(recipe.train.precision));
+  const int64_t dim = vit.config().width, hidden = vit.config().hidden;
+  const int64_t rows = recipe.train.batch_size * vit.layout().tokens();
+  const int64_t up = vit.config().activation == Activation::swiglu ? 2 * hidden : hidden;
+  struct Layer {
+    at::Tensor weight, bias, in, out;
+  };
+  std::vector<Layer> layers;
+  for (const auto& [out, in] : {std::pair{3 * dim, dim}, {dim, dim}, {up, dim}, {dim, hidden}})
+    layers.push_back({at::randn({out, in}, options), at::zeros({out}, options),
+                      at::randn({rows, in}, options), at::randn({rows, out}, options)});
+  const double block = measure(device, steps, [&](int64_t) {
+    for (const Layer& layer : layers) at::linear(layer.in, layer.weight, layer.bias);
+    for (const Layer& layer : layers) at::mm(layer.out, layer.weight);
+  });
+  return static_cast<double>(vit.config().depth) * block;
+}
+
+/// Bytes of the file in which a run would keep what it trained.
+int64_t adapter_file_bytes(const Recipe& recipe, const TunedModel& model) {
+  std::vector<std::string> classes;
+  for (int64_t i = 0; i < model.classes(); ++i) classes.push_back(std::to_string(i));
+  // In a folder of this process's own, gone afterwards whatever happens.
+  struct Folder {
+    std::filesystem::path path =
+        std::filesystem::temp_directory_path() / ("convpass-bench-" + std::to_string(getpid()));
+    ~Folder() {
+      std::error_code ignored;
+      std::filesystem::remove_all(path, ignored);
+    }
+  } folder;
+  std::filesystem::create_directories(folder.path);
+  const std::filesystem::path file = folder.path / "adapter.safetensors";
+  InputConfig input = recipe.input;
+  input.size = model.backbone->image_size();
+  save_adapter(file, adapter_file_of(recipe, model, input, classes));
+  return static_cast<int64_t>(std::filesystem::file_size(file));
+}
+
+/// Value that a share `p` of the sorted values does not exceed (nearest rank).
+double percentile(std::vector<double> values, double p) {
+  std::sort(values.begin(), values.end());
+  const double rank = std::ceil(p * static_cast<double>(values.size()));
+  return values[static_cast<size_t>(std::max(rank, 1.0)) - 1];
 }
 
 }  // namespace
 
-std::string measure_throughput(const Recipe& recipe, int64_t steps) {
+std::string measure_throughput(const Recipe& recipe, int64_t steps, bool details) {
   TunedModel model = build_model(recipe, kClasses);
   const c10::Device device = model.device();
   const auto size = model.backbone->image_size();
   const int64_t batch = recipe.train.batch_size;
   at::Generator generator = seeded_generator(0);
-  at::Tensor images = at::empty({batch, 3, size[0], size[1]}).normal_(0, 1, generator).to(device);
-  at::Tensor labels = at::empty({batch}, at::kLong).random_(0, kClasses, generator).to(device);
+  const Synthetic work{recipe,
+                       at::empty({batch, 3, size[0], size[1]}).normal_(0, 1, generator).to(device),
+                       at::empty({batch}, at::kLong).random_(0, kClasses, generator).to(device)};
   Optimizer optimizer(recipe.optimizer, model.trainable());
-
-  auto forward = [&](int64_t step) {
-    const Pass pass{
-        seeded_generator(random_key(0, static_cast<uint64_t>(step), 0, Purpose::model))};
-    return at::cross_entropy_loss(model.logits(images, pass), labels);
-  };
-  const double step_ms = measure(device, steps, [&](int64_t step) {
-    optimizer.zero_grad();
-    forward(step).backward();
-    optimizer.clip();
-    optimizer.step(recipe.optimizer.lr);
-  });
-  const int64_t peak = peak_memory_bytes(device);
-  const double forward_ms = measure(device, steps, [&](int64_t step) { forward(step); });
-  const double inference_ms = measure(device, steps, [&](int64_t) {
+  auto infer = [&](const at::Tensor& images) {
     at::NoGradGuard no_grad;
     model.logits(images, Pass{});
-  });
+  };
+
+  // The lighter work first: peak memory only ever grows.
+  const double inference_ms = measure(device, steps, [&](int64_t) { infer(work.images); });
+  const int64_t inference_peak = peak_memory_bytes(device);
+  const double step_ms =
+      measure(device, steps, [&](int64_t step) { work.train(model, optimizer, step); });
+  const int64_t peak = peak_memory_bytes(device);
+  const double forward_ms = measure(device, steps, [&](int64_t step) { work.loss(model, step); });
   const double count = static_cast<double>(batch);
-  return nlohmann::ordered_json{
+  nlohmann::ordered_json result{
       {"backbone", model.identity.name},
       {"image_size", {size[0], size[1]}},
       {"batch_size", batch},
@@ -88,9 +220,22 @@ std::string measure_throughput(const Recipe& recipe, int64_t steps) {
       {"inference_images_per_second", 1000 * count / inference_ms},
       {"inference_ms", inference_ms},
       {"peak_memory_bytes", peak},
+      {"inference_peak_memory_bytes", inference_peak},
       {"trainable_parameters", model.trainable_parameters()},
-      {"total_parameters", model.total_parameters()}}
-      .dump();
+      {"total_parameters", model.total_parameters()}};
+  if (details) {
+    const at::Tensor one = work.images.narrow(0, 0, 1).contiguous();
+    const std::vector<double> singles =
+        times_of(device, std::max<int64_t>(kSingles, steps), [&](int64_t) { infer(one); });
+    result["latency_ms"] = median(singles);
+    result["latency_p95_ms"] = percentile(singles, 0.95);
+    result["latency_images"] = singles.size();
+    add_share(model, work, optimizer, steps, result);
+    if (const auto* vit = dynamic_cast<const Vit*>(model.backbone.get()))
+      result["dense_ms"] = dense_ms(*vit, recipe, device, steps);
+    result["adapter_file_bytes"] = adapter_file_bytes(recipe, model);
+  }
+  return result.dump();
 }
 
 std::string measure_loader(const Recipe& recipe, int64_t steps) {

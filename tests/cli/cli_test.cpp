@@ -183,6 +183,34 @@ TEST_F(CommandLine, BenchesRandomWeights) {
   }
 }
 
+TEST_F(CommandLine, BenchesTheAdaptersShareLatencyAndFile) {
+  const std::string tiny =
+      "bench --details --steps 1 --set backbone.variant=vit_tiny_patch16 "
+      "--set backbone.image_size=32 --set backbone.blocks=2 --set train.batch_size=2 "
+      "--set train.device=cpu ";
+  auto measured = [&](const std::string& sets) {
+    const Result result = run(tiny + sets);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return nlohmann::json::parse(result.out);
+  };
+  const auto line = measured("");
+  EXPECT_GT(line["latency_ms"].get<double>(), 0);
+  EXPECT_GE(line["latency_p95_ms"], line["latency_ms"]);
+  EXPECT_GE(line["latency_images"], 20);
+  EXPECT_LT(line["adapter_share"].get<double>(), 1);
+  for (const char* key : {"paired_step_ms", "idle_step_ms", "dense_ms"})
+    EXPECT_GT(line[key].get<double>(), 0) << key;
+  EXPECT_GE(line["peak_memory_bytes"], line["inference_peak_memory_bytes"]);
+  const double floats = 4 * line["trainable_parameters"].get<double>();
+  EXPECT_GT(line["adapter_file_bytes"].get<double>(), floats);
+  EXPECT_LT(line["adapter_file_bytes"].get<double>(), floats + 20000);
+
+  EXPECT_TRUE(measured("--set adapter.type=none")["adapter_share"].is_null());
+  EXPECT_TRUE(measured("--set adapter.type=none --set backbone.trainable=true")["adapter_share"]
+                  .is_number());
+  expect_refusal(tiny + "--loader", "--details and --loader exclude each other");
+}
+
 TEST_F(CommandLine, GoesQuietlyWhenTheReaderOfStdoutHasGone) {
   Result result = run("help schema | head -c 1");
   EXPECT_EQ(result.out, "{");
