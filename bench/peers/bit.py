@@ -22,9 +22,10 @@ import sys
 import time
 from pathlib import Path
 
-from compare import Result, commit, machine, run_json
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROOT = Path(__file__).resolve().parents[2]
+from rounds import ROOT, Cell, Fault, Result, about, find_binary, guarded, run_cell, threads_environment  # noqa: E402
+
 KEYS = (  # of the JSON of both programs, what it is, whether more is better
     ("images_per_second", "images/s", True),
     ("peak_memory_bytes", "peak memory, MB", False),
@@ -105,6 +106,14 @@ def timm_command(options: argparse.Namespace, trainable: bool, precision: str) -
     return command + (["--channels-last"] if options.channels_last else [])
 
 
+def run_json(command: list[str], environment: dict[str, str]) -> Result:
+    """Of one run. Errors: Fault when it gave nothing."""
+    run = run_cell(Cell(command[0], command, environment))
+    if not run.results:
+        raise Fault(run.not_applicable or run.failed)
+    return run.results[0]
+
+
 def ours(options: argparse.Namespace, trainable: bool, precision: str, environment) -> Result:
     result = run_json(our_command(options, trainable, precision), environment)
     if not trainable:  # where nothing but the head trains, a step is a forward pass and little more
@@ -113,8 +122,7 @@ def ours(options: argparse.Namespace, trainable: bool, precision: str, environme
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
-    environment = dict(os.environ)
-    environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(options.threads)
+    environment = threads_environment(options.threads)
     runs = {case: {"convpass": [], "timm": []} for case in CASES}
     for round_ in range(options.rounds):
         for case, (trainable, precision) in CASES.items():
@@ -158,16 +166,14 @@ def main() -> int:
     if options.side == "timm":
         print(json.dumps(timm_side(options)), flush=True)
         return 0
-    if not options.binary.exists():
-        print(f"bit: no {options.binary}: build it first", file=sys.stderr)
-        return 2
-    about = {**machine(), "commit": commit(), "threads": options.threads, "batch": options.batch}
+    find_binary(options.binary)
+    facts = {**about(options.binary, options.threads), "batch": options.batch}
     runs = compare(options)
     if options.json:
-        options.json.write_text(json.dumps({"about": about, "runs": runs}, indent=2) + "\n")
-    print(f"{options.model}, {options.image_size} px, {about}\n\n{table(runs)}")
+        options.json.write_text(json.dumps({"about": facts, "runs": runs}, indent=2) + "\n")
+    print(f"{options.model}, {options.image_size} px, {facts}\n\n{table(runs)}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("bit", main))

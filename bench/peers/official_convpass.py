@@ -2,11 +2,11 @@
 """Convpass as its authors' PyTorch code computes it, on timm: the peer that `convpass` is held to.
 
     accuracy   trains on a small data set and prints top-1 and images per second
-    speed      one training step and inference on synthetic images, with peak memory
 
+speed.py times a training step and inference of the same network.
 The formula is that of the official repository (JieShibo/PETL-ViT, folder convpass/vtab), in our own
 words: a bypass that runs its convolution twice, a block that computes each LayerNorm twice, timm's
-stochastic depth on each of the four branches. Each mode prints one JSON line on stdout.
+stochastic depth on each of the four branches. One JSON line on stdout.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ import argparse
 import gzip
 import json
 import math
-import resource
-import statistics
-import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -378,75 +375,6 @@ def accuracy(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-# --- Speed --------------------------------------------------------------------------------------
-
-
-def peak_memory() -> int:
-    """Peak resident bytes of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def timed(work: Callable[[], object], warmup: int, steps: int) -> float:
-    """Median seconds of one call."""
-    times = []
-    for step in range(warmup + steps):
-        started = time.perf_counter()
-        work()
-        if step >= warmup:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def speed(options: argparse.Namespace) -> dict[str, object]:
-    """A training step and inference with random weights and synthetic images."""
-    startup = peak_memory()
-    torch.manual_seed(0)
-    vit = timm.create_model(
-        options.model, pretrained=False, img_size=options.image_size, drop_path_rate=0.1
-    )
-    vit.head = nn.Linear(vit.embed_dim, options.classes)
-    trainable = attach(vit, options.method)
-    optimiser = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=1e-4)
-    images = torch.randn(options.batch, 3, options.image_size, options.image_size)
-    labels = torch.arange(options.batch) % options.classes
-    precision = options.precision[0]
-
-    def train_step() -> float:
-        with autocast(precision):
-            loss = functional.cross_entropy(vit(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss.item()
-
-    def infer() -> torch.Tensor:
-        with torch.inference_mode(), autocast(precision):
-            return vit(images)
-
-    vit.eval()
-    inference = timed(infer, options.warmup, options.steps)
-    inference_memory = peak_memory()
-    vit.train()
-    step = timed(train_step, options.warmup, options.steps)
-    return {
-        "model": options.model,
-        "method": options.method,
-        "image_size": options.image_size,
-        "batch": options.batch,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "images_per_second": options.batch / step,
-        "step_ms": 1000 * step,
-        "inference_images_per_second": options.batch / inference,
-        "peak_memory_bytes": peak_memory(),
-        "inference_peak_memory_bytes": inference_memory,
-        "startup_memory_bytes": startup,
-        "trainable_parameters": sum(parameter.numel() for parameter in trainable),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-    }
-
-
 # --- Command line -------------------------------------------------------------------------------
 
 
@@ -482,50 +410,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     mode.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     mode.add_argument("--threads", type=int, help="torch's default if absent")
 
-    mode = modes.add_parser("speed", help="time a training step and inference")
-    mode.add_argument("--method", choices=methods, default="convpass")
-    mode.add_argument("--model", default="vit_base_patch16_224", help="a timm ViT")
-    mode.add_argument("--image-size", type=int, default=224)
-    mode.add_argument("--batch", type=int, default=16)
-    mode.add_argument("--classes", type=int, default=100)
-    mode.add_argument("--precision", nargs="+", choices=("f32", "bf16"), default=["f32", "bf16"])
-    mode.add_argument("--warmup", type=int, default=2)
-    mode.add_argument("--steps", type=int, default=5)
-    mode.add_argument("--threads", type=int, help="torch's default if absent")
-
     options = parser.parse_args(arguments)
-    if options.mode == "accuracy":
-        if bool(options.train) != bool(options.test):
-            parser.error("--train and --test go together")
-        usual = {
-            "cosine": {"warmup": 2, "warmup_lr": 0.0, "min_lr": 0.0},
-            "official": {"warmup": 10, "warmup_lr": 1e-6, "min_lr": 1e-5},
-        }
-        for name, value in usual[options.schedule].items():
-            if getattr(options, name) is None:
-                setattr(options, name, value)
-    else:
-        short = {"vit_small": "vit_small_patch16_224", "vit_base": "vit_base_patch16_224"}
-        options.model = short.get(options.model, options.model)
+    if bool(options.train) != bool(options.test):
+        parser.error("--train and --test go together")
+    usual = {
+        "cosine": {"warmup": 2, "warmup_lr": 0.0, "min_lr": 0.0},
+        "official": {"warmup": 10, "warmup_lr": 1e-6, "min_lr": 1e-5},
+    }
+    for name, value in usual[options.schedule].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     return options
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if options.mode == "speed" and len(options.precision) > 1:
-        # Peak memory is a process's: each precision gets its own.
-        rest = [*arguments]
-        if "--precision" in rest:
-            at = rest.index("--precision")
-            del rest[at : at + 1 + len(options.precision)]
-        for precision in options.precision:
-            command = [sys.executable, __file__, *rest, "--precision", precision]
-            subprocess.run(command, check=True)
-        return 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    result = accuracy(options) if options.mode == "accuracy" else speed(options)
-    print(json.dumps(result), flush=True)
+    print(json.dumps(accuracy(options)), flush=True)
     return 0
 
 
