@@ -3,12 +3,14 @@
 #
 #   LIBTORCH=/path   use this LibTorch folder instead of the wheel in .venv
 #   JOBS=N           compile jobs (default: one per core)
+#   PLAN=full        what make bench measures: a plan of bench/adapters.json (default: quick)
 
 BUILD ?= build
 JOBS ?= $(shell nproc)
+PLAN ?= quick
 export LIBTORCH
 
-.PHONY: help setup build demo demo-distill demo-usi test bench format clean
+.PHONY: help setup build demo demo-distill demo-usi test bench bench-guard format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -38,9 +40,14 @@ demo-distill: demo
 demo-usi: demo
 	@scripts/demo_usi.sh $(BUILD)/convpass
 
-## make bench   Google Benchmark of the parts; bench/peers/ holds the comparison with PyTorch
+## make bench   the adapters side by side (about ten minutes; PLAN=full: hours), then the parts; docs/benchmark.md
 bench: build
+	@python3 bench/matrix.py --binary $(BUILD)/convpass --plan $(PLAN) --json $(BUILD)/bench.json
 	@$(BUILD)/bench/convpass_bench
+
+## make bench-guard   whether a ratio of bench/baseline.json has worsened
+bench-guard: build
+	@python3 bench/guard.py --binary $(BUILD)/convpass
 
 ## make format  clang-format over all sources
 format:
