@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc)
 PLAN ?= quick
 export LIBTORCH
 
-.PHONY: help setup build demo demo-distill demo-usi test bench bench-guard format clean
+.PHONY: help setup build demo demo-distill demo-usi demo-adapters test bench bench-guard format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -39,6 +39,13 @@ demo-distill: demo
 ## make demo-usi   the whole USI scheme in small: a ResNet from scratch, as TorchScript, learns from the demo's ViT
 demo-usi: demo
 	@scripts/demo_usi.sh $(BUILD)/convpass
+
+## make demo-adapters   every adapter on the demo's task: accuracy against throughput, as a table and a picture
+demo-adapters: build
+	@scripts/demo_data.sh
+	@python3 scripts/demo_adapters.py $(BUILD)/convpass runs/adapters
+	@python3 bench/matrix.py --binary $(BUILD)/convpass --plan demo --json runs/adapters/bench.json
+	@python3 scripts/adapter_plot.py runs/adapters/accuracy.svg runs/adapters/bench.json runs/adapters
 
 ## make bench   the adapters side by side (about ten minutes; PLAN=full: hours), then the parts; docs/benchmark.md
 bench: build
