@@ -1,16 +1,90 @@
-"""Checks rounds.py against values worked out by hand and against chance: python3 bench/rounds_check.py."""
+"""Checks the statistics against values worked out by hand and against chance, what the guard says, and that bad files are
+refused: python3 bench/rounds_check.py. Nothing is measured."""
 
+import json
 import random
 import sys
+import tempfile
+from pathlib import Path
 
-from rounds import Cell, coverage_of, estimate, ratio, run_cell
+from guard import Baseline, verdict
+from matrix import Matrix
+from rounds import ROOT, Cell, Fault, coverage_of, estimate, identity, ratio, run_cell
 
 
 def close(got: float, wanted: float, within: float = 1e-12) -> None:
     assert abs(got - wanted) <= within, f"got {got}, wanted {wanted}"
 
 
+def check_guard() -> None:
+    entry = {"value": 2.0, "tolerance": 0.1, "better": "more"}
+    cases = {
+        "same": [1.9, 2.0, 2.1],
+        "worse": [1.5, 1.6, 1.7],
+        "better": [2.4, 2.5, 2.6],
+        "unclear": [1.5, 1.6, 2.1],
+    }
+    for wanted, values in cases.items():
+        assert verdict(entry, estimate(values))[0] == wanted, (wanted, verdict(entry, estimate(values)))
+    assert verdict({**entry, "better": "less"}, estimate([1.5, 1.6, 1.7]))[0] == "better"
+    assert verdict(entry, "cannot")[0] == "worse"
+    assert verdict({**entry, "value": None}, estimate([1.0]))[0] == "new"
+
+
+def refused(make, content: str, part: str) -> None:
+    """`make` of a file with this content is a Fault whose one line holds `part`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "file.json"
+        file.write_text(content)
+        try:
+            make(file)
+        except Fault as fault:
+            assert part in str(fault) and "\n" not in str(fault), fault
+            return
+    raise AssertionError(f"not refused: {content}")
+
+
+def check_refusals() -> None:
+    baseline = json.loads((ROOT / "bench" / "baseline.json").read_text())
+    name = next(iter(baseline["ratios"]))
+
+    def changed(**changes: object) -> str:
+        return json.dumps({**baseline, "ratios": {name: {**baseline["ratios"][name], **changes}}})
+
+    refused(Baseline, '{"ratios": ', "damaged")
+    refused(Baseline, "[]", "wanted an object")
+    refused(Baseline, changed(tolerance=True), "/tolerance: got true")
+    refused(Baseline, changed(value="fast"), '/value: got "fast"')
+    refused(Baseline, changed(value=float("nan")), "/value: got NaN")
+    refused(Baseline, changed(of=["no cell", "step_ms"]), "/of: got")
+    here = identity(1)
+    other = {**baseline, "machine": {**here, "threads": 99}, "ratios": {name: {**baseline["ratios"][name], "value": 1.0}}}
+    refused(lambda file: Baseline(file).expect_machine(here), json.dumps(other), "another machine: threads: got 99, wanted 1")
+    empty = json.dumps({**baseline, "ratios": {name: {**baseline["ratios"][name], "value": None}}})
+    refused(lambda file: Baseline(file).expect_machine(here), empty, "holds no values")
+
+    matrix = json.loads((ROOT / "bench" / "adapters.json").read_text())
+    for plan in matrix["plans"]:
+        assert Matrix(ROOT / "bench" / "adapters.json", plan).points
+
+    def plan_of(cells: object) -> str:
+        return json.dumps({**matrix, "plans": {"quick": {"cells": cells}}})
+
+    def quick(file: Path) -> Matrix:
+        return Matrix(file, "quick")
+
+    group = {"adapters": ["full"], "backbones": "all", "batches": [1], "precisions": ["f32"]}
+    refused(quick, json.dumps({**matrix, "adaptors": {}}), "did you mean 'adapters'?")
+    refused(quick, json.dumps({**matrix, "adapters": {}}), "/adapters: got {}, wanted at least one")
+    refused(quick, plan_of([]), "/cells: got []")
+    refused(quick, plan_of([{**group, "adapters": ["Convpas"]}]), "did you mean 'Convpass'?")
+    refused(quick, plan_of([{**group, "batches": [0]}]), "batches: got [0]")
+    refused(quick, plan_of([{**group, "precisions": []}]), "precisions: got []")
+
+
 def main() -> None:
+    check_guard()
+    check_refusals()
     # 1 - 2 * 2^-n for the extremes; of ten, the second values: 1 - 2 * 11 / 1024.
     close(coverage_of(5, 1), 0.9375)
     close(coverage_of(6, 1), 0.96875)
@@ -34,8 +108,8 @@ def main() -> None:
     # What a process says decides what became of its cell.
     python = [sys.executable, "-c"]
     assert run_cell(Cell("a", [*python, "print('x'); print('{\"k\": 1}')"])).values("k") == [1.0]
-    refused = "import sys; print('convpass: no', file=sys.stderr); sys.exit(2)"
-    assert run_cell(Cell("b", [*python, refused])).not_applicable == "no"
+    refusal = "import sys; print('convpass: no', file=sys.stderr); sys.exit(2)"
+    assert run_cell(Cell("b", [*python, refusal])).not_applicable == "no"
     assert run_cell(Cell("c", [*python, "raise SystemExit(1)"])).failed.startswith("exit 1")
     assert run_cell(Cell("d", [*python, "print('?')"])).failed.startswith("got '?'")
     print("rounds_check: passed")
