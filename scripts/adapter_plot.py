@@ -5,7 +5,6 @@ adapter in a precision: across, training (or, asked for, inference) images a sec
 top-1 on the test images, mean of the seeds, from the worst to the best. Prints the table too. Standard library only.
 """
 
-import json
 import statistics
 import sys
 from dataclasses import dataclass
