@@ -6,6 +6,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/models/layers.h"
+#include "models/recompute.h"
 #include "models/taker.h"
 #include "models/vit_block.h"
 
@@ -85,16 +86,23 @@ TokenLayout Vit::layout() const {
 }
 
 int64_t Vit::step_values(const Adapter* adapter, bool trainable) const {
-  // What a block holds of each token, in multiples of its width: query, key, value and attention
-  // output 4, LayerNorm inputs 2, GELU input 4; with trainable weights also the inputs of the four
-  // dense layers 2 + 4.
+  // What a block holds of each token, in multiples of its width. Packed: input and output of both
+  // norms 4, query, key and value 3, the activation's slope 2. Plain: the attention's output and
+  // the activation's input besides, in full; with trainable weights the inputs of the four dense
+  // layers, too. While a block runs it holds more for a moment.
+  const bool packed = blocks_.front()->fc1.packed && blocks_.front()->fc2.packed;
+  const int64_t held = trainable ? 18 : packed ? 9 : 12;
+  const int64_t working = packed ? 12 : 20;
   const int64_t prompts = adapter ? adapter->prompts() : 0;
   const int64_t values = (layout().tokens() + prompts) * config_.width;
-  if (trainable) return 16 * values * config_.depth;
-  if (adapter == nullptr) return 10 * values;
+  if (!trainable && adapter == nullptr) return working * values;
   int64_t lowest = 0;
-  while (lowest < config_.depth && !adapter->touches(lowest)) ++lowest;
-  return 10 * values * (config_.depth - lowest);
+  while (!trainable && lowest < config_.depth && !adapter->touches(lowest)) ++lowest;
+  const int64_t blocks = config_.depth - lowest;
+  const int64_t again = std::min(recomputed_, blocks);
+  // The lowest blocks compute twice, when those above them hold nothing any more.
+  const int64_t kept = std::max((blocks - again) * held, again > 0 ? held : 0);
+  return (kept + again + working) * values;
 }
 
 at::Tensor Vit::embed(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const {
@@ -144,6 +152,7 @@ at::Tensor Vit::forward_blocks(const at::Tensor& images, int64_t rows, const Ada
   const int64_t prefix = layout.prefix, patches = layout.height * layout.width;
   const TokenLayout prefix_only{prefix, 0, 0};
   const bool all = rows == layout.tokens();
+  int64_t again = recomputed_;
   if (adapter) layout.prefix += adapter->prompts();
   for (int64_t i = 0; i < config_.depth; ++i) {
     at::Tensor prompt;
@@ -153,8 +162,14 @@ at::Tensor Vit::forward_blocks(const at::Tensor& images, int64_t rows, const Ada
                    x.narrow(1, x.size(1) - patches, patches)},
                   1);
     const bool cut = i + 1 == config_.depth && !all;
-    x = blocks_[static_cast<size_t>(i)]->forward(x, cut ? rows : layout.tokens(), adapter,
-                                                 cut ? prefix_only : layout, pass);
+    const VitBlock& block = *blocks_[static_cast<size_t>(i)];
+    auto work = [&block, rows = cut ? rows : layout.tokens(), adapter,
+                 of = cut ? prefix_only : layout](const at::Tensor& in, const Pass& with) {
+      return block.forward(in, rows, adapter, of, with);
+    };
+    const bool keeps =
+        x.requires_grad() || (adapter && adapter->touches(i)) || block.norm1.weight.requires_grad();
+    x = keeps && again-- > 0 ? recomputed(x, pass, work) : work(x, pass);
   }
   if (!all || layout.prefix == prefix) return x;  // [B, rows, D]
   return at::cat({x.narrow(1, 0, prefix), x.narrow(1, layout.prefix, patches)}, 1);

@@ -8,16 +8,11 @@
 #include "convpass/train/progress.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
+#include "src/train/memory.h"
 #include "src/train/splits.h"
 
 namespace convpass::cli {
 namespace {
-
-std::string mebibytes(double bytes) {
-  char text[48];
-  std::snprintf(text, sizeof text, "%.1f MiB", bytes / (1 << 20));
-  return text;
-}
 
 /// Sizes of the splits and the first thing that is wrong with them, which ends the command after
 /// the rest of its report: the data may lie on another machine.
@@ -54,31 +49,19 @@ DataReport report_data(const Recipe& recipe) {
   return report;
 }
 
-/// Bytes that one step holds for the backward pass; rough, and nothing of the allocator.
-double activation_bytes(const Recipe& recipe, const TunedModel& model) {
-  double element = recipe.train.precision == Precision::f32 ? 4 : 2;
-  auto images = static_cast<double>(recipe.train.batch_size);
-  return element * images *
-         static_cast<double>(
-             model.backbone->step_values(model.adapter.get(), model.backbone_trainable));
-}
-
 void report_model(const Recipe& recipe, const TunedModel& model) {
-  const auto weights = static_cast<double>(model.backbone->size().bytes);
-  double trainable = 4.0 * static_cast<double>(model.trainable_parameters());
-  double moments = recipe.optimizer.type == OptimizerType::sgd ? 1 : 2;
-  double activations = activation_bytes(recipe, model);
+  const MemoryNeed need = memory_need(recipe, model);
   say(model.backbone->describe() + (recipe.backbone.image_size.empty()
                                         ? " (the checkpoint's own size; backbone.image_size sets "
                                           "another)"
                                         : ""));
   say("parameters: " + std::to_string(model.total_parameters()) +
       ", trainable: " + std::to_string(model.trainable_parameters()));
-  say("adapter file: about " + mebibytes(trainable));
-  say("memory for training, roughly: " +
-      mebibytes(weights + trainable * (2 + moments) + activations) + " (backbone " +
-      mebibytes(weights) + ", gradients and optimizer " + mebibytes(trainable * (1 + moments)) +
-      ", activations " + mebibytes(activations) + ")");
+  say("adapter file: about " + mebibytes(4.0 * static_cast<double>(model.trainable_parameters())));
+  say("memory for training, roughly: " + mebibytes(need.total()) + " (backbone " +
+      mebibytes(need.backbone) + ", what trains, gradients and optimizer " +
+      mebibytes(need.trainable) + ", activations " + mebibytes(need.activations) +
+      (need.program > 0 ? ", the program " + mebibytes(need.program) : "") + ")");
 }
 
 void report_steps(const Recipe& recipe, int64_t images) {
@@ -112,7 +95,7 @@ int run_check(const Arguments& arguments) {
     data.classes = 10;
     say("classes: not known without the training images, taken as 10");
   }
-  TunedModel model = build_model(recipe, data.classes);
+  TunedModel model = build_for_training(recipe, data.classes);
   resolve_input(recipe.input, model);
   report_model(recipe, model);
   if (data.train_images > 0) report_steps(recipe, data.train_images);

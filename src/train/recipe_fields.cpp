@@ -77,6 +77,10 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                  "\"auto\": the first CUDA device, else the CPU");
   visitor.choice("precision", config.precision, {"f32", "bf16", "int8"},
                  "of the frozen backbone; trainable weights and the optimiser are always float32");
+  visitor.field("memory_budget", config.memory_budget,
+                "MiB that training may take: as many blocks of a ViT as needed compute twice what "
+                "they would keep for the backward pass (the same result, slower); 0: any",
+                at_least(0));
   visitor.field("workers", config.workers,
                 "threads that decode and augment; 0: one per two cores, at least one",
                 between(0, 1024));

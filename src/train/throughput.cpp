@@ -16,6 +16,7 @@
 #include "convpass/core/rng.h"
 #include "convpass/train/build.h"
 #include "convpass/train/optimizer.h"
+#include "src/train/memory.h"
 #include "src/train/splits.h"
 
 namespace convpass {
@@ -185,7 +186,7 @@ double percentile(std::vector<double> values, double p) {
 }  // namespace
 
 std::string measure_throughput(const Recipe& recipe, int64_t steps, bool details) {
-  TunedModel model = build_model(recipe, kClasses);
+  TunedModel model = build_for_training(recipe, kClasses);
   const c10::Device device = model.device();
   const auto size = model.backbone->image_size();
   const int64_t batch = recipe.train.batch_size;

@@ -17,6 +17,7 @@
 #include "convpass/train/run_dir.h"
 #include "src/train/distiller.h"
 #include "src/train/ema.h"
+#include "src/train/memory.h"
 #include "src/train/splits.h"
 #include "src/train/training_inputs.h"
 
@@ -67,7 +68,7 @@ class Trainer {
         distiller_(recipe.distill.on() ? std::make_unique<Distiller>(recipe) : nullptr),
         splits_(
             open_splits(recipe, distiller_ ? distiller_->classes() : std::vector<std::string>{})),
-        model_(build_model(recipe, static_cast<int64_t>(splits_.train->classes().size()))),
+        model_(build_for_training(recipe, static_cast<int64_t>(splits_.train->classes().size()))),
         input_(resolve_input(recipe.input, model_)),
         training_view_(input_, recipe.augment),
         evaluation_view_(input_, AugmentConfig{}),

@@ -137,6 +137,9 @@ class Backbone {
   /// Roughly how many values of one image a training step holds at its fullest: all that the
   /// backward pass reads where something trains within, else those of the widest layer.
   virtual int64_t step_values(const Adapter* adapter, bool trainable) const = 0;
+  /// The lowest `blocks` of those that keep anything for the backward pass keep their input alone
+  /// and compute the rest again there: the same gradients for less memory and more time.
+  virtual void set_recomputed(int64_t /*blocks*/) {}
   virtual std::array<int64_t, 2> image_size() const = 0;  ///< height, width
   /// As held now, under timm's names; without those that the CPU's kernels hold in their own form.
   virtual NamedTensors parameters() const = 0;

@@ -96,6 +96,7 @@ class Vit final : public Backbone {
   int64_t token_dim() const override { return config_.width; }
   int64_t depth() const override { return config_.depth; }
   int64_t step_values(const Adapter* adapter, bool trainable) const override;
+  void set_recomputed(int64_t blocks) override { recomputed_ = blocks; }
   TokenLayout layout() const;
   std::array<int64_t, 2> image_size() const override { return options_.image_size; }
   NamedTensors parameters() const override;
@@ -123,6 +124,7 @@ class Vit final : public Backbone {
   LayerNorm norm_pre_, norm_;
   std::vector<std::unique_ptr<VitBlock>> blocks_;
   Precision precision_ = Precision::f32;
+  int64_t recomputed_ = 0;
 };
 
 }  // namespace convpass
