@@ -1,3 +1,5 @@
+#include <nlohmann/json.hpp>
+
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/train/evaluate.h"
@@ -77,8 +79,26 @@ int run_eval(const Arguments& arguments) {
       open_checked(recipe, config, static_cast<int64_t>(loaded.classes.size()), "data");
   check_names(config, *dataset, loaded.classes);
   ImagePipeline pipeline(loaded.input, AugmentConfig{});
-  print_line(metrics_json(evaluate(loaded.model, *dataset, pipeline,
-                                   {.batch_size = recipe.train.batch_size, .workers = workers})));
+  auto measured = [&](const std::string& what) {
+    return evaluate(loaded.model, *dataset, pipeline,
+                    {.batch_size = recipe.train.batch_size, .workers = workers, .what = what});
+  };
+  const Metrics metrics = measured("evaluating");
+  if (!arguments.has("--reference")) {
+    print_line(metrics_json(metrics));
+    return 0;
+  }
+  loaded = LoadedModel{};  // one model at a time
+  loaded = load_trained(trained, arguments, "--reference");
+  const Metrics reference = measured("reference");
+  auto json = nlohmann::ordered_json::parse(metrics_json(metrics));
+  json["reference"] = {{"precision", *arguments.value("--reference")},
+                       {"top1", reference.top1},
+                       {"top5", reference.top5},
+                       {"loss", reference.loss}};
+  json["top1_minus_reference"] = metrics.top1 - reference.top1;
+  json["loss_minus_reference"] = metrics.loss - reference.loss;
+  print_line(json.dump());
   return 0;
 }
 
@@ -95,7 +115,9 @@ const Command& eval_command() {
               .options = {{"--data", "PATH",
                            "a folder with one folder a class, or a list of `path label` lines"},
                           {"--recipe", "FILE", "a recipe that names the data and the backbone"},
-                          {"--split", "NAME", "test (default), val or train of the recipe"}},
+                          {"--split", "NAME", "test (default), val or train of the recipe"},
+                          {"--reference", "P",
+                           "also in this precision: {\"reference\",\"top1_minus_reference\",...}"}},
               .min_positional = 1,
               .max_positional = 1,
               .run = run_eval};

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "convpass/train/build.h"
@@ -23,8 +24,9 @@ std::vector<Option> trained_options();
 /// is needed.
 Trained find_trained(const std::filesystem::path& given, const Arguments& arguments);
 
-/// The model on its backbone. Without --precision the run's is taken, so that a number is the
-/// run's.
-LoadedModel load_trained(const Trained& trained, const Arguments& arguments);
+/// The model on its backbone in the precision that the option names. Without it the run's is taken,
+/// so that a number is the run's.
+LoadedModel load_trained(const Trained& trained, const Arguments& arguments,
+                         const std::string& option = "--precision");
 
 }  // namespace convpass::cli
