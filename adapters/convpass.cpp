@@ -2,25 +2,15 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 #include "adapters/fused_bypass.h"
-#include "convpass/core/error.h"
+#include "adapters/parts.h"
 #include "convpass/core/fields.h"
-#include "convpass/core/rng.h"
 #include "convpass/models/layers.h"
 
 namespace convpass {
 namespace {
 
 constexpr int kSites = 2;
-constexpr const char* kSiteNames[kSites] = {"attn", "mlp"};
-
-at::Tensor xavier_uniform(std::vector<int64_t> shape, int64_t fan_in, int64_t fan_out,
-                          at::Generator& generator) {
-  const double bound = std::sqrt(6.0 / static_cast<double>(fan_in + fan_out));
-  return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
-}
 
 /// [h, h, 3, 3]: every tap zero but the centre, which is the identity matrix.
 at::Tensor identity_convolution(int64_t width) {
@@ -30,8 +20,6 @@ at::Tensor identity_convolution(int64_t width) {
 }
 
 }  // namespace
-
-void fields(FieldVisitor&, NoAdapter&) {}
 
 void fields(FieldVisitor& visitor, ConvpassConfig& config) {
   visitor.field("width", config.width, "channels of the bottleneck (h in the paper)",
@@ -48,38 +36,13 @@ void fields(FieldVisitor& visitor, ConvpassConfig& config) {
                 {.min = 0, .max = 0.99});
 }
 
-void fields(FieldVisitor& visitor, AdapterConfig& config) {
-  visitor.variant("type", config, {"none", "convpass"}, "which adapter stands beside the backbone");
-}
-
 Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint64_t seed)
     : config_(config), blocks_(static_cast<size_t>(backbone.depth())) {
-  if (backbone.depth() == 0)
-    throw Error("adapter.type: got \"convpass\", wanted \"none\": a " + backbone.describe() +
-                " has no blocks beside which a bypass could stand");
+  const std::vector<int64_t> chosen = chosen_blocks("convpass", config.blocks, backbone);
+  const std::array<bool, kSites> wanted = chosen_sites(config.sites);
   const int64_t dim = backbone.token_dim(), width = config.width;
-  std::vector<int64_t> chosen = config.blocks;
-  if (chosen.empty())
-    for (int64_t block = 0; block < backbone.depth(); ++block) chosen.push_back(block);
-  if (config.sites.empty())
-    throw Error("adapter.sites: got an empty list, wanted \"attn\", \"mlp\"");
-  std::array<bool, kSites> wanted{};
-  for (const std::string& name : config.sites) {
-    auto site = std::find(std::begin(kSiteNames), std::end(kSiteNames), name) - kSiteNames;
-    if (site == kSites)
-      throw Error("adapter.sites: got \"" + name + "\", wanted \"attn\" or \"mlp\"");
-    if (std::exchange(wanted[static_cast<size_t>(site)], true))
-      throw Error("adapter.sites: \"" + name + "\" stands there twice");
-  }
-  std::sort(chosen.begin(), chosen.end());
   at::Generator generator = seeded_generator(seed);
-  for (size_t i = 0; i < chosen.size(); ++i) {
-    const int64_t block = chosen[i];
-    if (block < 0 || block >= backbone.depth())
-      throw Error("adapter.blocks: got " + std::to_string(block) + ", wanted 0 to " +
-                  std::to_string(backbone.depth() - 1));
-    if (i > 0 && chosen[i - 1] == block)
-      throw Error("adapter.blocks: " + std::to_string(block) + " stands there twice");
+  for (int64_t block : chosen)
     for (size_t site = 0; site < kSites; ++site) {
       if (!wanted[site]) continue;
       auto bypass = std::make_unique<Bypass>();
@@ -94,7 +57,6 @@ Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint6
       bypass->up_bias = at::zeros({dim});
       blocks_[static_cast<size_t>(block)][site] = std::move(bypass);
     }
-  }
 }
 
 const Convpass::Bypass* Convpass::find(int64_t block, Site site) const {
@@ -135,9 +97,7 @@ at::Tensor Convpass::beside(int64_t block, Site site, const at::Tensor& normed,
 }
 
 at::Tensor Convpass::dropout(at::IntArrayRef shape, const Pass& pass) const {
-  if (!pass.training() || config_.dropout <= 0) return {};
-  const double keep = 1.0 - config_.dropout;
-  return at::empty(shape, at::kFloat).bernoulli_(keep, pass.random).div_(keep);
+  return dropout_mask(shape, config_.dropout, pass);
 }
 
 at::Tensor Convpass::add_beside(int64_t block, Site site, const Residual& residual,
@@ -162,8 +122,8 @@ NamedTensors Convpass::parameters() const {
     for (size_t site = 0; site < kSites; ++site) {
       const Bypass* bypass = blocks_[block][site].get();
       if (bypass == nullptr) continue;
-      const std::string name =
-          "blocks." + std::to_string(block) + ".adapter_" + kSiteNames[site] + ".adapter_";
+      const std::string name = "blocks." + std::to_string(block) + ".adapter_" +
+                               site_name(static_cast<Site>(site)) + ".adapter_";
       all.emplace_back(name + "down.weight", bypass->down_weight);
       all.emplace_back(name + "down.bias", bypass->down_bias);
       all.emplace_back(name + "conv.weight", bypass->conv_weight);
@@ -189,19 +149,6 @@ void Convpass::to(c10::Device device) {
                                  &bypass->conv_bias, &bypass->up_weight, &bypass->up_bias})
         *tensor = tensor->detach().to(device).set_requires_grad(true);
     }
-}
-
-std::unique_ptr<Adapter> make_adapter(const AdapterConfig& config, const Backbone& backbone,
-                                      uint64_t seed) {
-  struct Visitor {
-    const Backbone& backbone;
-    uint64_t seed;
-    std::unique_ptr<Adapter> operator()(const NoAdapter&) const { return nullptr; }
-    std::unique_ptr<Adapter> operator()(const ConvpassConfig& c) const {
-      return std::make_unique<Convpass>(c, backbone, seed);
-    }
-  };
-  return std::visit(Visitor{backbone, seed}, config);
 }
 
 }  // namespace convpass

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "adapters/parts.h"
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
 
@@ -85,7 +86,8 @@ at::Tensor TunedModel::features(const at::Tensor& images, const Pass& pass) cons
   // A backbone in which nothing trains gains nothing from stochastic depth: its features are
   // constants.
   const bool learns = adapter != nullptr || backbone_trainable;
-  return backbone->forward(images, adapter.get(), learns ? pass : Pass{});
+  return backbone->forward(images, adapter_merged ? nullptr : adapter.get(),
+                           learns ? pass : Pass{});
 }
 
 at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const {
@@ -114,6 +116,17 @@ NamedTensors TunedModel::state() const {
   NamedTensors all = trainable();
   for (auto& buffer : buffers()) all.push_back(std::move(buffer));
   return all;
+}
+
+void TunedModel::merge_adapter() {
+  if (!adapter || backbone_trainable || adapter_merged) return;
+  Weights weights = weights_of(*backbone);
+  for (auto& [name, tensor] : weights) tensor = tensor.detach().to(at::kFloat);
+  if (!adapter->merge_into(weights)) return;
+  for (const char* name : {"norm.weight", "norm.bias"})  // see weights_of
+    if (auto found = weights.find(name); found != weights.end())
+      weights[std::string("fc_") + name] = found->second;
+  adapter_merged = backbone->replace_parameters(weights);
 }
 
 void TunedModel::to(c10::Device device, Precision precision) {

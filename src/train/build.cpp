@@ -91,18 +91,28 @@ std::array<int64_t, 2> checked_image_size(const Recipe& recipe,
   return size;
 }
 
-void check_adapter(const Recipe& recipe, const Backbone& backbone) {
-  const auto* config = std::get_if<ConvpassConfig>(&recipe.adapter);
-  if (!config) return;
-  if (backbone.depth() == 0)
+/// A fresh adapter of the recipe; what it refuses is told of the recipe's key.
+std::unique_ptr<Adapter> build_adapter(const Recipe& recipe, const Backbone& backbone) {
+  if (backbone.depth() == 0 && !std::holds_alternative<NoAdapter>(recipe.adapter))
     throw RecipeError(recipe.file, "/adapter/type",
-                      "got \"convpass\", wanted \"none\": " + backbone.describe() +
+                      std::string("got \"") + adapter_type(recipe.adapter) +
+                          "\", wanted \"none\": " + backbone.describe() +
                           " has no blocks of tokens beside which a bypass could stand");
-  for (size_t i = 0; i < config->blocks.size(); ++i)
-    if (config->blocks[i] >= backbone.depth())
+  const std::vector<int64_t> blocks = adapter_blocks(recipe.adapter);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    if (blocks[i] >= backbone.depth())
       throw RecipeError(recipe.file, "/adapter/blocks/" + std::to_string(i),
-                        "got " + std::to_string(config->blocks[i]) + ", wanted 0 to " +
+                        "got " + std::to_string(blocks[i]) + ", wanted 0 to " +
                             std::to_string(backbone.depth() - 1));
+  try {
+    return make_adapter(recipe.adapter, backbone, init_key(recipe, kAdapterInit));
+  } catch (const Error& error) {
+    const std::string text = error.what(), start = "adapter.";  // "adapter.groups: got 3, ..."
+    const size_t colon = text.find(": ");
+    if (!text.starts_with(start) || colon == std::string::npos) throw;
+    throw RecipeError(recipe.file, "/adapter/" + text.substr(start.size(), colon - start.size()),
+                      text.substr(colon + 2));
+  }
 }
 
 /// Random weights of a variant; a ViT's positions are those of the recipe's image size.
@@ -313,19 +323,20 @@ void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& 
   model.backbone = std::visit(MakeBackbone{recipe, checkpoint.backbone}, architecture);
 }
 
-/// The weights as they were read are gone once they are in the model's precision; the C library
+/// Moves a model to where it computes. The weights as they were read are gone then; the C library
 /// would keep their memory.
-void give_back_free_memory() {
+void place(TunedModel& model, DeviceChoice device, Precision precision) {
+  model.to(resolve_device(device), precision);
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
 }
 
+/// Not moved to its device yet.
 TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known) {
   TunedModel model;
   build_backbone(recipe, known, model);
-  check_adapter(recipe, *model.backbone);
-  model.adapter = make_adapter(recipe.adapter, *model.backbone, init_key(recipe, kAdapterInit));
+  model.adapter = build_adapter(recipe, *model.backbone);
   try {
     model.head =
         make_head(recipe.head, model.backbone->feature_dim(), classes, init_key(recipe, kHeadInit));
@@ -335,15 +346,15 @@ TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known
   if (!model.head.weight.defined() && !model.adapter && !model.backbone_trainable)
     throw RecipeError(recipe.file, "/head/type",
                       "got \"none\", wanted \"linear\" or backbone.trainable: nothing would train");
-  model.to(resolve_device(recipe.train.device), recipe.train.precision);
-  give_back_free_memory();
   return model;
 }
 
 }  // namespace
 
 TunedModel build_model(const Recipe& recipe, int64_t classes) {
-  return build(recipe, classes, nullptr);
+  TunedModel model = build(recipe, classes, nullptr);
+  place(model, recipe.train.device, recipe.train.precision);
+  return model;
 }
 
 InputConfig resolve_input(const InputConfig& input, const TunedModel& model) {
@@ -411,8 +422,15 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
   recipe.train.device = device;
   recipe.train.precision = precision;
   try {
-    loaded.model = build(recipe, static_cast<int64_t>(file.classes.size()), &file);
-    apply_adapter(file, loaded.model);
+    TunedModel& model = loaded.model;
+    model = build(recipe, static_cast<int64_t>(file.classes.size()), &file);
+    const auto move = [&] { place(model, device, precision); };
+    // A backbone that trains has weights of its own to write into only after it has moved; one that
+    // is frozen is merged with before it changes its precision.
+    if (model.backbone_trainable) move();
+    apply_adapter(file, model);
+    model.merge_adapter();
+    if (!model.backbone_trainable) move();
     loaded.input = resolve_input(loaded.input, loaded.model);
     ImagePipeline(loaded.input, AugmentConfig{});  // checks the numbers
   } catch (const FileError&) {

@@ -56,26 +56,44 @@ void check_backbone(const Checker& check, const Recipe& recipe, bool needs_weigh
                     "float32");
 }
 
+/// A list in which each word is one of `known` and none stands twice.
+void check_words(const Checker& check, const std::string& key,
+                 const std::vector<std::string>& words, const std::vector<std::string>& known) {
+  std::string wanted;
+  for (const std::string& word : known)
+    wanted += (wanted.empty() ? "" : word == known.back() ? " or " : ", ") + json_quote(word);
+  const std::string pointer = "/adapter/" + key + "s";
+  check.require(!words.empty(), pointer, "got an empty list, wanted some of " + wanted);
+  std::set<std::string> seen;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string at = pointer + "/" + std::to_string(i);
+    check.require(std::find(known.begin(), known.end(), words[i]) != known.end(), at,
+                  "unknown " + key + ", got " + json_quote(words[i]) + ", wanted " + wanted +
+                      did_you_mean(words[i], known));
+    check.require(seen.insert(words[i]).second, at,
+                  "the " + key + " stands twice, got " + json_quote(words[i]));
+  }
+}
+
 void check_adapter(const Checker& check, const Recipe& recipe) {
-  const auto* convpass = std::get_if<ConvpassConfig>(&recipe.adapter);
-  if (!convpass) return;
-  const std::vector<std::string> known{"attn", "mlp"};
-  std::set<std::string> sites;
-  check.require(!convpass->sites.empty(), "/adapter/sites",
-                "got an empty list, wanted \"attn\", \"mlp\" or both");
-  for (size_t i = 0; i < convpass->sites.size(); ++i) {
-    const std::string& site = convpass->sites[i];
-    std::string at = "/adapter/sites/" + std::to_string(i);
-    check.require(std::find(known.begin(), known.end(), site) != known.end(), at,
-                  "unknown site, got " + json_quote(site) + ", wanted \"attn\" or \"mlp\"" +
-                      did_you_mean(site, known));
-    check.require(sites.insert(site).second, at, "the site stands twice, got " + json_quote(site));
+  std::visit(
+      [&](const auto& config) {
+        if constexpr (requires { config.sites; })
+          check_words(check, "site", config.sites, {"attn", "mlp"});
+        if constexpr (requires { config.layers; })
+          check_words(check, "layer", config.layers, {"q", "k", "v", "qkv", "proj", "fc1", "fc2"});
+      },
+      recipe.adapter);
+  std::set<int64_t> seen;
+  const std::vector<int64_t> blocks = adapter_blocks(recipe.adapter);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    check.require(seen.insert(blocks[i]).second, "/adapter/blocks/" + std::to_string(i),
+                  "the block stands twice, got " + std::to_string(blocks[i]));
   }
-  std::set<int64_t> blocks;
-  for (size_t i = 0; i < convpass->blocks.size(); ++i) {
-    check.require(blocks.insert(convpass->blocks[i]).second, "/adapter/blocks/" + std::to_string(i),
-                  "the block stands twice, got " + std::to_string(convpass->blocks[i]));
-  }
+  check.require(!std::holds_alternative<BitFitConfig>(recipe.adapter) || !recipe.backbone.trainable,
+                "/adapter/type",
+                "got \"bitfit\" with backbone.trainable, wanted one of them: its biases train "
+                "already");
 }
 
 void check_input(const Checker& check, const Recipe& recipe) {

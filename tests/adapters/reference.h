@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "convpass/adapters/convpass.h"
+#include "convpass/adapters/adapter.h"
 #include "convpass/adapters/tuned_model.h"
 #include "convpass/core/tensor_map.h"
 #include "convpass/models/vit.h"
@@ -52,6 +52,26 @@ inline TunedModel tiny_model(const AdapterConfig& adapter, int64_t classes = 5,
   model.adapter = make_adapter(adapter, *model.backbone, 1);
   model.head = make_head({}, config.width, classes, 2);
   model.to(at::kCPU, Precision::f32);
+  return model;
+}
+
+/// The ViT of the reference files, not moved yet.
+inline TunedModel reference_model(const AdapterConfig& adapter, Pool pool = Pool::cls) {
+  VitConfig config = tiny_config();
+  config.hidden = 4 * config.width;
+  TunedModel model;
+  TensorMap weights = load_tensors(reference_file("vit_tiny.safetensors"));
+  weights.metadata.clear();
+  model.backbone =
+      std::make_unique<Vit>(config, weights, Vit::Options{.image_size = {16, 16}, .pool = pool});
+  model.identity = {.name = "tiny",
+                    .format = "timm",
+                    .hash = "0123456789abcdef0123456789abcdef01234567",
+                    .position_resize = "none",
+                    .normalization = {},
+                    .architecture = "{}"};
+  model.adapter = make_adapter(adapter, *model.backbone, 1);
+  model.head = make_head({}, config.width, 5, 2);
   return model;
 }
 

@@ -439,7 +439,7 @@ def store(path: Path, content: Tensors, about: dict[str, object]) -> None:
     """A safetensors file whose metadata has a fixed order, so that the same values give the same
     bytes (the library writes it in the order of a hash table)."""
     metadata = {key: str(value) for key, value in about.items()}
-    metadata["made_by"] = "tests/reference/convpass_steps.py"
+    metadata.setdefault("made_by", "tests/reference/convpass_steps.py")
     raw = save({name: value.contiguous() for name, value in content.items()}, metadata)
     size = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + size])

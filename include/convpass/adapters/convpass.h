@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "convpass/core/tensor_map.h"
@@ -25,12 +24,8 @@ struct ConvpassConfig {
   std::vector<int64_t> blocks{};  ///< empty = all
   double dropout = 0.1;
 };
-struct NoAdapter {};
-using AdapterConfig = std::variant<NoAdapter, ConvpassConfig>;
 
-void fields(FieldVisitor& visitor, NoAdapter& config);
 void fields(FieldVisitor& visitor, ConvpassConfig& config);
-void fields(FieldVisitor& visitor, AdapterConfig& config);
 
 /// Adds s * up(dropout(gelu(conv(gelu(down(n)))))) beside attention and MLP, gelu = QuickGELU. The
 /// 3x3 convolution runs on the grid of patches; each prefix token is a 1x1 image of its own.
@@ -65,9 +60,5 @@ class Convpass final : public Adapter {
   ConvpassConfig config_;
   std::vector<std::array<std::unique_ptr<Bypass>, 2>> blocks_;  ///< [block][site]
 };
-
-/// Builds what the config says, null for NoAdapter.
-std::unique_ptr<Adapter> make_adapter(const AdapterConfig& config, const Backbone& backbone,
-                                      uint64_t seed);
 
 }  // namespace convpass

@@ -3,7 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "convpass/adapters/convpass.h"
+#include "convpass/adapters/adapter.h"
 #include "convpass/models/backbone.h"
 
 namespace convpass {
@@ -68,6 +68,7 @@ struct TunedModel {
   std::unique_ptr<Adapter> adapter;  ///< may be null: a linear probe
   Head head;
   bool backbone_trainable = false;
+  bool adapter_merged = false;  ///< the backbone's weights hold what the adapter does
 
   /// images `[B, 3, H, W]` float32 on the model's device -> features `[B, D]` in the backbone's
   /// precision.
@@ -84,6 +85,9 @@ struct TunedModel {
   int64_t total_parameters() const;
   int64_t classes() const;
   c10::Device device() const;
+  /// For inference: folds the adapter into the weights of a frozen backbone, in float32, where that
+  /// can be; else nothing changes. Before to(), since the backbone may change its precision there.
+  void merge_adapter();
   /// Moves every part; trainable ones stay in float32 and require gradients from then on.
   void to(c10::Device device, Precision precision);
 };
