@@ -5,6 +5,7 @@
 #include "convpass/adapters/adapter_file.h"
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
+#include "convpass/models/backbone_checkpoint.h"
 #include "convpass/models/bit_checkpoint.h"
 #include "convpass/models/tresnet_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
@@ -12,6 +13,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/official_convpass.h"
 #include "src/cli/output.h"
+#include "src/cli/peft.h"
 
 namespace convpass::cli {
 namespace {
@@ -89,35 +91,86 @@ Recipe official_recipe(const Arguments& arguments, const TensorMap& map, const f
   return recipe;
 }
 
-void from_official(const Arguments& arguments, const TensorMap& map, const fs::path& in,
-                   const fs::path& out) {
+void require_adapter_name(const fs::path& out) {
   if (out.extension() != ".safetensors") {
     throw UsageError("convert: got output " + json_quote(out.string()) +
                      ", wanted a name ending in .safetensors for an adapter");
   }
-  if (!map.has("head.weight") || map.at("head.weight").dim() != 2) {
-    throw FileError(in, "tensor head.weight is missing or no matrix");
+}
+
+/// What another's tensors are as an adapter file of the recipe's model.
+void write_adapter(const Arguments& arguments, Recipe& recipe, const TensorMap& weights,
+                   const fs::path& out) {
+  if (!weights.has("head.weight") || weights.at("head.weight").dim() != 2) {
+    throw FileError(recipe.file, "tensor head.weight is missing or no matrix");
   }
-  int64_t classes = map.at("head.weight").size(0);
-  Recipe recipe = official_recipe(arguments, map, in);
+  int64_t classes = weights.at("head.weight").size(0);
   TunedModel model = build_model(recipe, classes);
-  // Every block has bypasses in the official code; then the short form is the same.
-  auto& config = std::get<ConvpassConfig>(recipe.adapter);
-  if (static_cast<int64_t>(config.blocks.size()) == model.backbone->depth()) config.blocks.clear();
+  // Where every block has one, the short form is the same.
+  std::visit(
+      [&](auto& config) {
+        if constexpr (requires { config.blocks; }) {
+          if (static_cast<int64_t>(config.blocks.size()) == model.backbone->depth()) {
+            config.blocks.clear();
+          }
+        }
+      },
+      recipe.adapter);
   AdapterFile file = adapter_file_of(recipe, model, resolve_input(recipe.input, model),
                                      class_names(arguments, classes));
-  file.weights.tensors = map.tensors;
+  file.weights.tensors = weights.tensors;
   try {
     apply_adapter(file, model);  // checks names and shapes
   } catch (const Error& error) {
-    throw FileError(in, error.what());
+    throw FileError(recipe.file, error.what());
   }
   for (auto& [name, tensor] : file.weights.tensors) tensor = tensor.to(at::kFloat);
   save_adapter(out, file);
 }
 
+void from_official(const Arguments& arguments, const TensorMap& map, const fs::path& in,
+                   const fs::path& out) {
+  require_adapter_name(out);
+  Recipe recipe = official_recipe(arguments, map, in);
+  write_adapter(arguments, recipe, map, out);
+}
+
+void from_peft(const Arguments& arguments, const fs::path& in, const fs::path& out) {
+  require_adapter_name(out);
+  PeftLora lora = load_peft(in);
+  std::optional<std::string> backbone = arguments.value("--backbone");
+  if (!backbone) {
+    throw UsageError(
+        "convert: " + in.string() +
+        " holds PEFT's LoRA, which does not hold its backbone; wanted --backbone FILE");
+  }
+  Recipe recipe;
+  recipe.file = in;
+  recipe.backbone.weights = *backbone;
+  if (arguments.value("--size")) recipe.backbone.image_size = {arguments.integer("--size", 0, 1)};
+  recipe.adapter = lora.config;
+  recipe.train.device = DeviceChoice::cpu;
+  if (lora.naming != PeftNaming::timm) {
+    recipe.backbone.pool = Pool::cls;  // what ViTForImageClassification looks at
+    BackboneCheckpoint checkpoint = load_backbone_checkpoint(*backbone);
+    const auto* vit = std::get_if<VitConfig>(&checkpoint.architecture);
+    if (vit != nullptr && vit->distillation_token) {
+      throw FileError(in,
+                      "Hugging Face's DeiT reads the class token alone, ours the distillation "
+                      "token too: wanted a ViT without one");
+    }
+  }
+  write_adapter(arguments, recipe, lora.weights, out);
+}
+
 void to_official(const fs::path& in, const fs::path& out) {
   AdapterFile file = load_adapter(in);
+  if (!std::holds_alternative<ConvpassConfig>(file.adapter) &&
+      !std::holds_alternative<NoAdapter>(file.adapter)) {
+    throw FileError(in, std::string("its adapter is of the type \"") + adapter_type(file.adapter) +
+                            "\", wanted \"convpass\" for the official form, or \"lora\" with --to "
+                            "peft-timm, peft-hf or peft-hf5");
+  }
   for (const auto& [name, tensor] : file.weights.tensors) {
     if (name.starts_with("backbone.")) {
       throw FileError(in, "it holds a whole backbone, wanted bypasses and a head alone");
@@ -165,19 +218,37 @@ void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const 
   }
 }
 
+void convert_tensors(const Arguments& arguments, const fs::path& in, const fs::path& out,
+                     std::optional<PeftNaming> naming) {
+  TensorMap map = load_tensors(in);
+  auto format = map.metadata.find("format");
+  const bool ours = format != map.metadata.end() && format->second == "convpass-adapter";
+  if (ours && arguments.value("--to")) {
+    const std::vector<std::string> known{"peft-timm", "peft-hf", "peft-hf5"};
+    to_peft(in, out, wanted_format(*arguments.value("--to"), naming, known));
+  } else if (ours) {
+    to_official(in, out);
+  } else if (naming) {
+    throw FileError(in, "is no adapter file of ours, which alone is written as PEFT's");
+  } else if (is_peft(map)) {
+    from_peft(arguments, in, out);
+  } else if (is_official_convpass(map)) {
+    from_official(arguments, map, in, out);
+  } else {
+    convert_checkpoint(arguments, map, in, out);
+  }
+}
+
 int run_convert(const Arguments& arguments) {
   fs::path in = arguments.positional()[0], out = arguments.positional()[1];
   if (std::error_code none; fs::equivalent(in, out, none))
     throw UsageError("convert: the output " + json_quote(out.string()) +
                      " is the input, wanted another name");
-  TensorMap map = load_tensors(in);
-  auto format = map.metadata.find("format");
-  if (format != map.metadata.end() && format->second == "convpass-adapter") {
-    to_official(in, out);
-  } else if (is_official_convpass(map)) {
-    from_official(arguments, map, in, out);
+  const auto naming = peft_naming_named(arguments.value("--to").value_or(""));
+  if (is_peft_folder(in)) {
+    from_peft(arguments, in, out);
   } else {
-    convert_checkpoint(arguments, map, in, out);
+    convert_tensors(arguments, in, out, naming);
   }
   print_line("{\"wrote\":" + json_quote(out.string(), 4096) + "}");
   return 0;
@@ -192,20 +263,22 @@ const Command& convert_command() {
       .summary = "Converts between checkpoint and adapter formats.",
       .details =
           "A ViT, BiT or TResNet checkpoint is renamed to FORMAT. An adapter.safetensors becomes "
-          "the .pt "
-          "that the "
-          "official\nConvpass code loads, and the other way round; that direction needs --backbone "
-          "and "
-          "--scale, which\nthe official file does not tell, and assumes ImageNet's mean and std.",
-      .options =
-          {{"--to", "FORMAT",
-            "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip; "
-            "of a BiT: "
-            "timm, big-transfer-npz, big-vision-npz, big-transfer, hf-bit; of a TResNet: timm"},
-           {"--backbone", "FILE", "the weights that official bypasses were trained on"},
-           {"--scale", "S", "their constant factor"},
-           {"--size", "N", "their image size (224)"},
-           {"--classes", "FILE", "one class name a line; else the names are 0, 1, 2, ..."}},
+          "the .pt that the official\nConvpass code loads, and the other way round; that direction "
+          "needs --backbone and --scale, which\nthe official file does not tell, and assumes "
+          "ImageNet's mean and std. An adapter of the type \"lora\"\nbecomes a folder OUT as PEFT "
+          "writes it, with --to peft-timm, peft-hf or peft-hf5, and the other way\nround: IN is "
+          "PEFT's folder or the adapter_model.safetensors in it, and --backbone is needed.",
+      .options = {{"--to", "FORMAT",
+                   "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip; "
+                   "of a BiT: "
+                   "timm, big-transfer-npz, big-vision-npz, big-transfer, hf-bit; of a TResNet: "
+                   "timm; of a "
+                   "LoRA: peft-timm, peft-hf (transformers up to 4), peft-hf5"},
+                  {"--backbone", "FILE",
+                   "the weights that official bypasses or PEFT's LoRA belong to"},
+                  {"--scale", "S", "the official bypasses' constant factor"},
+                  {"--size", "N", "their image size (224; PEFT: the backbone's)"},
+                  {"--classes", "FILE", "one class name a line; else the names are 0, 1, 2, ..."}},
       .min_positional = 2,
       .max_positional = 2,
       .run = run_convert};

@@ -9,6 +9,7 @@
 #include "src/cli/commands.h"
 #include "src/cli/official_convpass.h"
 #include "src/cli/output.h"
+#include "src/cli/peft.h"
 
 namespace convpass::cli {
 namespace {
@@ -57,6 +58,13 @@ void describe_content(const fs::path& file, const TensorMap& map, Json& out) {
     out["adapter"] = Json::parse(write_json_fields(official_config(map, file)));
     return;
   }
+  if (is_peft(map)) {
+    const PeftLora lora = load_peft(file);
+    out["what"] = "PEFT LoRA";
+    out["naming"] = peft_naming_name(lora.naming);
+    out["adapter"] = Json::parse(write_json_fields(AdapterConfig(lora.config)));
+    return;
+  }
   try {
     describe_backbone(backbone_checkpoint_from(map, file), out);
   } catch (const Error& error) {
@@ -67,7 +75,8 @@ void describe_content(const fs::path& file, const TensorMap& map, Json& out) {
 
 int run_inspect(const Arguments& arguments) {
   fs::path file = arguments.positional()[0];
-  if (fs::is_regular_file(file / "adapter.safetensors")) file /= "adapter.safetensors";
+  for (const char* name : {"adapter.safetensors", "adapter_model.safetensors"})
+    if (fs::is_regular_file(file / name)) file /= name;
   TensorMap map = load_tensors(file);
   Json out{{"file", file.string()}, {"format", map.format}};
   describe_content(file, map, out);

@@ -158,6 +158,64 @@ TEST_F(CommandLine, InspectsATResNetAndConvertsItToTimmsNames) {
   expect_refusal("convert " + file + " out.pt --to miil", "--to: got \"miil\", wanted one of timm");
 }
 
+/// The tiny ViT that PEFT's files in tests/data/peft belong to.
+class CommandLinePeft : public CommandLine {
+ protected:
+  void SetUp() override {
+    const fs::path data(CONVPASS_TEST_DATA);
+    fs::copy(data / "convpass/vit_tiny.safetensors", folder_ / "vit.safetensors");
+    write("config.json", R"({"model_args": {"num_heads": 2}})");
+    fs::copy(data / "peft", folder_ / "peft", fs::copy_options::recursive);
+  }
+  static nlohmann::json json_of(const Result& result) {
+    EXPECT_EQ(result.status, 0) << result.err;
+    return nlohmann::json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  }
+};
+
+TEST_F(CommandLinePeft, ConvertsItToAnAdapterFileAndBack) {
+  const std::pair<const char*, const char*> all[] = {
+      {"timm", "peft-timm"}, {"timm_rslora", "peft-timm"}, {"hf", "peft-hf"}, {"hf5", "peft-hf5"}};
+  for (const auto& [name, naming] : all) {
+    const std::string in = std::string("peft/") + name;
+    EXPECT_EQ(json_of(run("inspect " + in))["naming"], naming);
+    EXPECT_EQ(json_of(run("convert " + in + " a.safetensors --backbone vit.safetensors"))["wrote"],
+              "a.safetensors");
+    const auto inspected = json_of(run("inspect a.safetensors"));
+    EXPECT_EQ(inspected["what"], "convpass adapter");
+    EXPECT_EQ(inspected["adapter"]["type"], "lora");
+    EXPECT_EQ(inspected["adapter"]["rank"], 4);
+    EXPECT_EQ(inspected["metadata"]["image_size"], (std::vector<int>{16, 16}));
+    json_of(run("convert a.safetensors out --to " + std::string(naming)));
+    // The very bytes of the tensors, and the adapter that they were made from.
+    json_of(run("convert out/adapter_model.safetensors b.safetensors --backbone vit.safetensors"));
+    EXPECT_EQ(text_of(folder_ / "a.safetensors"), text_of(folder_ / "b.safetensors"));
+  }
+}
+
+TEST_F(CommandLinePeft, RefusesInOneLineWhatItCannotConvert) {
+  expect_refusal("convert peft/hf a.safetensors", "wanted --backbone FILE");
+  expect_refusal("convert peft/hf a.pt --backbone vit.safetensors", "ending in .safetensors");
+  expect_refusal("convert vit.safetensors out --to peft-hf", "is no adapter file of ours");
+  run("convert peft/hf a.safetensors --backbone vit.safetensors");
+  ASSERT_TRUE(fs::exists(folder_ / "a.safetensors"));
+  expect_refusal("convert a.safetensors out --to peft-hg", "did you mean \"peft-hf\"");
+  expect_refusal("convert a.safetensors a.pt", "its adapter is of the type \"lora\"");
+  expect_refusal("convert a.safetensors out --to peft-timm", "timm's attn.qkv is one layer");
+  expect_refusal("convert a.safetensors vit.safetensors --to peft-hf",
+                 "is a file, wanted a folder");
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+  // Another width.
+  write("config.json", R"({"model_args": {"num_heads": 2, "embed_dim": 64}})");
+  expect_refusal("convert peft/hf a.safetensors --backbone vit.safetensors", "width");
+  write("peft/hf/adapter_config.json", R"({"peft_type": "LORA", "r": 4, "use_dora": true})");
+  expect_refusal("convert peft/hf a.safetensors --backbone vit.safetensors", "\"use_dora\"");
+  expect_refusal("inspect peft/hf", "\"use_dora\"");
+  fs::remove(folder_ / "peft/hf/adapter_model.safetensors");
+  write("peft/hf/adapter_config.json", R"({"peft_type": "LORA", "r": 4})");
+  expect_refusal("convert peft/hf a.safetensors --backbone vit.safetensors", "No such file");
+}
+
 TEST_F(CommandLine, ChecksATinyRecipeWithoutImages) {
   write("r.json", R"({"backbone": {"variant": "vit_tiny_patch16", "image_size": 32},
                       "adapter": {"blocks": [11]}, "train": {"device": "cpu"}})");
