@@ -54,6 +54,19 @@ void Optimizer::Group::add(const std::string& name, const at::Tensor& tensor, Op
   steps.push_back(at::zeros({}, tensor.options().dtype(at::kFloat)).detach());
 }
 
+Optimizer::Group Optimizer::Group::with_gradients() const {
+  Group some{.weight_decay = weight_decay};
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (!parameters[i].grad().defined()) continue;
+    some.parameters.push_back(parameters[i]);
+    some.first.push_back(first[i]);
+    if (second.empty()) continue;
+    some.second.push_back(second[i]);
+    some.steps.push_back(steps[i]);
+  }
+  return some;
+}
+
 void Optimizer::zero_grad() {
   for (Group& group : groups_)
     for (at::Tensor& parameter : group.parameters) parameter.mutable_grad().reset();
@@ -80,12 +93,11 @@ double Optimizer::clip() {
 
 void Optimizer::step(double learning_rate) {
   at::NoGradGuard no_grad;
-  for (Group& group : groups_) {
+  for (const Group& all : groups_) {
+    Group group = all.with_gradients();
     if (group.parameters.empty()) continue;
     std::vector<at::Tensor> gradients;
-    for (at::Tensor& parameter : group.parameters)
-      gradients.push_back(parameter.grad().defined() ? parameter.grad()
-                                                     : at::zeros_like(parameter));
+    for (const at::Tensor& parameter : group.parameters) gradients.push_back(parameter.grad());
     for (at::Tensor& count : group.steps) count.add_(1);  // the kernels expect the new count
     switch (config_.type) {
       case OptimizerType::adamw:

@@ -121,6 +121,25 @@ TEST(Optimizer, SparesNormsAndBiasesWhenAsked) {
   EXPECT_TRUE(close(parameters[1].second, at::ones({2}), 0));
 }
 
+TEST(Optimizer, LeavesAParameterWithoutGradientAloneAsTorchDoes) {
+  for (OptimizerType type : {OptimizerType::adamw, OptimizerType::adam, OptimizerType::sgd,
+                             OptimizerType::big_vision_adam}) {
+    NamedTensors parameters{{"used", at::ones({2, 2}).set_requires_grad(true)},
+                            {"unused", at::ones({2, 2}).set_requires_grad(true)}};
+    const OptimizerConfig config{.type = type, .lr = 0.1, .weight_decay = 0.5};
+    Optimizer optimizer(config, parameters);
+    parameters[0].second.mutable_grad() = at::ones({2, 2});
+    parameters[1].second.mutable_grad() = at::ones({2, 2});
+    optimizer.step(0.1);  // leaves moments, which do not act without a gradient either
+    const at::Tensor before = parameters[1].second.detach().clone();
+    parameters[1].second.mutable_grad().reset();
+    optimizer.step(0.1);
+    EXPECT_TRUE(at::equal(parameters[1].second, before));
+    EXPECT_FALSE(at::equal(parameters[0].second, before));
+    Optimizer(config, parameters).load_state(optimizer.state());  // all of it is there
+  }
+}
+
 TEST(Schedule, EqualsTheOfficialLoopWithItsOffByOne) {
   const auto json = nlohmann::json::parse(std::ifstream(reference_file("schedules.json")));
   const std::vector<double> wanted = json["official_vtab"]["values"];

@@ -43,6 +43,7 @@ class Optimizer {
   void zero_grad();
   /// Clips the gradient as configured; returns its norm before clipping (torch's clip_grad_norm_).
   double clip();
+  /// Leaves a parameter without gradient alone, its moments too.
   void step(double learning_rate);
   /// Moments and step count under "<state>.<parameter>", for resuming.
   TensorMap state() const;
@@ -51,9 +52,11 @@ class Optimizer {
  private:
   struct Group {
     void add(const std::string& name, const at::Tensor& tensor, OptimizerType type);
+    /// The same tensors, without names.
+    Group with_gradients() const;
 
-    std::vector<std::string> names;
-    std::vector<at::Tensor> parameters, first, second, steps;
+    std::vector<std::string> names{};
+    std::vector<at::Tensor> parameters{}, first{}, second{}, steps{};
     double weight_decay = 0;
   };
   void step_big_vision(Group& group, const std::vector<at::Tensor>& gradients,
