@@ -1,5 +1,6 @@
 #include "convpass/models/backbone_checkpoint.h"
 
+#include <algorithm>
 #include <sstream>
 #include <string_view>
 
@@ -8,6 +9,7 @@
 #include "convpass/models/bit_checkpoint.h"
 #include "convpass/models/tresnet_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
+#include "models/names.h"
 
 namespace convpass {
 namespace {
@@ -20,6 +22,12 @@ BackboneCheckpoint of_any_kind(Checkpoint checkpoint, std::string_view format) {
           .head = std::move(checkpoint.head),
           .normalization = checkpoint.normalization,
           .hash = std::move(checkpoint.hash)};
+}
+
+bool is_vit_checkpoint(const TensorMap& tensors) {
+  const auto& tables = all_name_tables();
+  return std::any_of(tables.begin(), tables.end(),
+                     [&](const NameTable* table) { return matching_prefix(*table, tensors); });
 }
 
 struct Namer {
@@ -92,6 +100,12 @@ BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
     const std::string_view format = tresnet_format_name(tresnet.format);
     return of_any_kind(std::move(tresnet), format);
   }
+  if (!is_vit_checkpoint(tensors))
+    throw FileError(file, tensors.format == "torchscript"
+                              ? "is a TorchScript module; backbone.variant \"torchscript\" runs it"
+                              : "holds no ViT (timm, Google npz, Hugging Face, DINOv2, CLIP), BiT "
+                                "ResNet (big_transfer, big_vision, timm, Hugging Face) or TResNet "
+                                "(timm, its authors') of a known naming");
   VitCheckpoint vit = vit_checkpoint_from(tensors, file);
   const std::string_view format = vit_format_name(vit.format);
   return of_any_kind(std::move(vit), format);

@@ -47,7 +47,9 @@ std::string script_hash(const std::filesystem::path& file) {
 }
 
 ScriptBackbone::ScriptBackbone(const std::filesystem::path& file, const Options& options)
-    : options_(options), module_(std::make_unique<ScriptModule>(file)) {
+    : options_(options),
+      module_(std::make_unique<ScriptModule>(file)),
+      features_(module_->width(options.image_size)) {
   run_once();
 }
 
@@ -63,8 +65,7 @@ void ScriptBackbone::run_once() {
           .needsOutputs(true)
           .scopes({at::RecordScope::FUNCTION}));
   try {
-    features_ =
-        module_->forward(at::zeros({1, 3, options_.image_size[0], options_.image_size[1]})).size(1);
+    module_->forward(at::zeros({1, 3, options_.image_size[0], options_.image_size[1]}));
   } catch (...) {
     at::removeCallback(handle);
     throw;
@@ -107,6 +108,17 @@ void ScriptBackbone::set_trainable(bool trainable) {
                     "torch.jit.script made, to train it");
   trainable_ = trainable;
   for (const auto& [name, parameter] : parameters) parameter.requires_grad_(trainable);
+  if (trainable && !passes_gradients())
+    throw FileError(module_->file(),
+                    "got a forward that passes no gradient to its parameters (detach or no_grad?), "
+                    "wanted one, to train it");
+}
+
+bool ScriptBackbone::passes_gradients() const {
+  at::AutoGradMode with_gradients(true);
+  const at::Tensor image = at::zeros({1, 3, options_.image_size[0], options_.image_size[1]});
+  module_->train(false);  // a batch of one has no statistics
+  return module_->forward(image.to(parameters().front().second.device(), dtype_)).requires_grad();
 }
 
 std::string ScriptBackbone::describe() const {

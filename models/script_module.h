@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <filesystem>
 #include <memory>
 
@@ -12,10 +13,14 @@ namespace convpass {
 /// A TorchScript file, loaded: from images to one tensor. A TorchScript file is code.
 class ScriptModule {
  public:
-  /// Loaded on the CPU in evaluation mode. Errors: FileError for a file that is none.
+  /// Loaded on the CPU in evaluation mode and in float32. Errors: FileError for a file that is
+  /// none.
   explicit ScriptModule(std::filesystem::path file);
   ~ScriptModule();
 
+  /// The width N of its answers to images of this size. Errors: FileError where they depend on the
+  /// other images of the batch: what torch.jit.trace saw in training mode.
+  int64_t width(const std::array<int64_t, 2>& image_size) const;
   /// Moves all, and casts what is floating point.
   void to(c10::Device device, c10::ScalarType type);
   void train(bool on);

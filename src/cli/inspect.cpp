@@ -68,7 +68,7 @@ void describe_content(const fs::path& file, const TensorMap& map, Json& out) {
   try {
     describe_backbone(backbone_checkpoint_from(map, file), out);
   } catch (const Error& error) {
-    out["what"] = "tensors";
+    out["what"] = map.format == "torchscript" ? "TorchScript module" : "tensors";
     out["why_no_backbone"] = error.what();
   }
 }

@@ -283,7 +283,7 @@ TensorMap load_pytorch(ZipReader& zip) {
   }
   const auto bytes = zip.read(root + "data.pkl", kLargestPickle);
   TensorMap map;
-  map.format = "pytorch";
+  map.format = zip.has(root + "constants.pkl") ? "torchscript" : "pytorch";
   std::string where;
   try {
     const Pickle pickle = Pickle::parse(bytes);

@@ -164,6 +164,9 @@ struct MakeBackbone {
   }
   std::unique_ptr<Backbone> operator()(const ScriptConfig& script) const {
     refuse_class_token("a TorchScript module");
+    if (recipe.backbone.pool != Pool::automatic)
+      throw RecipeError(recipe.file, "/backbone/pool",
+                        "got \"mean\", wanted \"auto\": a TorchScript module pools by itself");
     refuse_drop_path("a TorchScript module");
     return std::make_unique<ScriptBackbone>(
         recipe.backbone.weights,

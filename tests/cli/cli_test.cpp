@@ -216,6 +216,14 @@ TEST_F(CommandLinePeft, RefusesInOneLineWhatItCannotConvert) {
   expect_refusal("convert peft/hf a.safetensors --backbone vit.safetensors", "No such file");
 }
 
+TEST_F(CommandLine, InspectsATorchScriptModuleAndSaysHowItRuns) {
+  const auto module =
+      nlohmann::json::parse(run("inspect '" CONVPASS_TEST_DATA "/teacher/tiny.pt'").out);
+  EXPECT_EQ(module["what"], "TorchScript module");
+  EXPECT_NE(module["why_no_backbone"].get<std::string>().find("backbone.variant \"torchscript\""),
+            std::string::npos);
+}
+
 TEST_F(CommandLine, ChecksATinyRecipeWithoutImages) {
   write("r.json", R"({"backbone": {"variant": "vit_tiny_patch16", "image_size": 32},
                       "adapter": {"blocks": [11]}, "train": {"device": "cpu"}})");

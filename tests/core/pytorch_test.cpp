@@ -12,13 +12,13 @@ constexpr std::pair<const char*, at::ScalarType> kTypes[] = {
     {"u8", at::kByte},   {"bool", at::kBool}, {"u64", at::kUInt64},    {"u32", at::kUInt32},
     {"u16", at::kUInt16}};
 
-/// The state dict of the module `Tower` in tensor_files.py, names behind `prefix`.
-void expect_tower(const TensorMap& map, const std::string& prefix = "") {
-  EXPECT_EQ(map.format, "pytorch");
+/// The state dict of the module `Tower` in tensor_files.py.
+void expect_tower(const TensorMap& map, const std::string& format = "pytorch") {
+  EXPECT_EQ(map.format, format);
   EXPECT_EQ(map.tensors.size(), 3u);
-  expect_same(map.at(prefix + "layers.0.weight"), reference_values(3, {4, 2}));
-  expect_same(map.at(prefix + "layers.0.mean"), reference_values(4, {2}));
-  expect_same(map.at(prefix + "scale"), reference_values(5, {1}, at::kHalf));
+  expect_same(map.at("layers.0.weight"), reference_values(3, {4, 2}));
+  expect_same(map.at("layers.0.mean"), reference_values(4, {2}));
+  expect_same(map.at("scale"), reference_values(5, {1}, at::kHalf));
 }
 
 TEST(PyTorch, ReadsEveryType) {
@@ -44,7 +44,7 @@ TEST(PyTorch, StripsPrefixesThatAllNamesHave) {
 
 TEST(PyTorch, ReadsWholeModulesAndTorchScript) {
   expect_tower(load_tensors(tensor_file("module.pt")));
-  expect_tower(load_tensors(tensor_file("script.pt")));
+  expect_tower(load_tensors(tensor_file("script.pt")), "torchscript");
 }
 
 TEST(PyTorch, ReadsViewsOfOneStorage) {

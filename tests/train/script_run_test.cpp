@@ -7,6 +7,7 @@
 #include "convpass/models/script_backbone.h"
 #include "convpass/train/build.h"
 #include "convpass/train/evaluate.h"
+#include "train/script_files.h"
 #include "train/tiny_run.h"
 
 namespace convpass {
@@ -106,6 +107,27 @@ TEST_F(ScriptRun, AFrozenOneTrainsItsHeadAlone) {
   EXPECT_EQ(load_tensors(folder() / "run/adapter.safetensors").tensors.size(), 2u);
 }
 
+TEST_F(ScriptRun, AForwardThatIsNoNetworkToTrainIsRefused) {
+  const std::filesystem::path file = folder() / "x.pt";
+  auto message = [&](const std::string& expression, c10::ScalarType type = at::kFloat) {
+    write_script(file, expression, type);
+    return message_of(script_recipe("student.pt", {"backbone.weights=" + file.string()}));
+  };
+  const std::string features = "x.mean([2, 3]) @ self.weight";
+  EXPECT_EQ(message(features), "");
+  for (const auto& [expression, says] :
+       {std::pair<std::string, const char*>{"(" + features + ").detach()", "passes no gradient"},
+        {"(" + features + ").long()", "got a tensor of Long [2, 3], wanted floating point"},
+        {"(x - x.mean(0)).mean([2, 3]) @ self.weight", "got another answer for an image beside"},
+        {"x.mean([2, 3]) @ self.weight[0:2]", "RuntimeError: "}}) {
+    const std::string got = message(expression);
+    EXPECT_NE(got.find(says), std::string::npos) << got;
+    EXPECT_EQ(got.find('\n'), std::string::npos) << got;
+  }
+  EXPECT_EQ(message(features, at::kHalf), "");  // taken to float32
+  EXPECT_EQ(message(features, at::kDouble), "");
+}
+
 TEST_F(ScriptRun, WhatCannotTrainIsRefused) {
   EXPECT_NE(message_of(script_recipe("constant.pt")).find("got a module without parameters"),
             std::string::npos);
@@ -118,7 +140,10 @@ TEST_F(ScriptRun, WhatCannotTrainIsRefused) {
       message_of(script_recipe("classifier.pt", {"head.type=none", "backbone.trainable=false"}))
           .find("nothing would train"),
       std::string::npos);
-  EXPECT_NE(message_of(script_recipe("steps.safetensors")).find("is no TorchScript file"),
+  EXPECT_NE(message_of(script_recipe("steps.safetensors"))
+                .find("is no TorchScript file: got a safetensors file"),
+            std::string::npos);
+  EXPECT_NE(message_of(script_recipe("student.pt", {"backbone.pool=mean"})).find("/backbone/pool"),
             std::string::npos);
   EXPECT_NE(message_of(script_recipe("student.pt", {"backbone.blocks=2"})).find("/backbone/blocks"),
             std::string::npos);

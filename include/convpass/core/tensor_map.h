@@ -12,7 +12,7 @@ namespace convpass {
 
 /// Names to tensors plus string metadata: what every checkpoint format is turned into.
 ///
-/// `format` says which reader made it: "safetensors", "npz" or "pytorch".
+/// `format` says what it was read from: "safetensors", "npz", "pytorch" or "torchscript".
 struct TensorMap {
   std::map<std::string, at::Tensor> tensors;
   std::map<std::string, std::string> metadata;

@@ -36,8 +36,8 @@ class ScriptBackbone final : public Backbone {
     std::array<int64_t, 2> image_size{224, 224};  ///< height, width
   };
 
-  /// Runs the module once. Errors: FileError for a file that is no TorchScript or does not make
-  /// features of such images.
+  /// Runs the module a few times. Errors: FileError for a file that is no TorchScript, does not
+  /// make features of such images, or makes others of the same image in another batch.
   ScriptBackbone(const std::filesystem::path& file, const Options& options);
   ~ScriptBackbone() override;
 
@@ -55,19 +55,20 @@ class ScriptBackbone final : public Backbone {
   NamedTensors parameters() const override;
   NamedTensors buffers() const override;
   void to(c10::Device device, Precision precision) override;
-  /// Errors: FileError for a module without parameters, and for one whose batch norms were traced
-  /// in evaluation mode.
+  /// Errors: FileError for a module without parameters, for one whose batch norms were traced in
+  /// evaluation mode, and for one whose features carry no gradient.
   void set_trainable(bool trainable) override;
   std::string describe() const override;
 
  private:
   void run_once();
+  bool passes_gradients() const;
 
   Options options_;
   std::unique_ptr<ScriptModule> module_;
   c10::ScalarType dtype_ = c10::kFloat;
   bool trainable_ = false;
-  int64_t features_ = 0, all_values_ = 0, most_values_ = 0;
+  int64_t features_, all_values_ = 0, most_values_ = 0;
 };
 
 }  // namespace convpass
