@@ -16,7 +16,9 @@ int run_train(const Arguments& arguments) {
   install_stop_handlers();
   TrainOutcome outcome = train(recipe, *out, arguments.has("--resume"));
   if (!outcome.finished) {
-    say("stopped; the same command with --resume goes on from the last checkpoint in " + *out);
+    say(std::filesystem::exists(std::filesystem::path(*out) / "checkpoint.pt")
+            ? "stopped; the same command with --resume goes on from the last checkpoint in " + *out
+            : "stopped before the first step; the same command begins again");
     return 128 + stop_signal();
   }
   print_line(outcome.result_json);

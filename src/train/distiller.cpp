@@ -86,6 +86,15 @@ void Distiller::check_classes(const std::vector<std::string>& classes) const {
                             " as in data.train");
 }
 
+MadeFrom Distiller::teachers_made_from() const {
+  MadeFrom all = MadeFrom::array();
+  for (size_t i = 0; i < teachers_.size(); ++i)
+    all.push_back({{"weights", teachers_[i]->identity()},
+                   {"precision", c10::toString(dtype_of(config_.teachers[i].precision))},
+                   {"input", MadeFrom::parse(write_json_fields(teachers_[i]->input()))}});
+  return all;
+}
+
 void Distiller::prepare(const InputConfig& student, int64_t feature_dim, uint64_t seed,
                         c10::Device device) {
   device_ = device;

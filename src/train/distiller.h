@@ -10,6 +10,7 @@
 #include "convpass/data/mixing.h"
 #include "convpass/train/recipe.h"
 #include "convpass/train/teacher.h"
+#include "src/train/made_from.h"
 #include "src/train/stored_predictions.h"
 
 namespace convpass {
@@ -25,6 +26,9 @@ class Distiller {
   const std::vector<std::string>& classes() const { return teachers_.front()->classes(); }
   /// Errors: Error for a training set of other classes.
   void check_classes(const std::vector<std::string>& classes) const;
+
+  /// Weights and input of each teacher.
+  MadeFrom teachers_made_from() const;
 
   /// Makes the teachers' views for a student with this input, and the projections of its features.
   void prepare(const InputConfig& student, int64_t feature_dim, uint64_t seed, c10::Device device);

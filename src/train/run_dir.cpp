@@ -10,18 +10,27 @@
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
 #include "convpass/train/progress.h"
+#include "src/train/made_from.h"
 
 namespace convpass {
+namespace {
+
+constexpr const char* kRecipe = "recipe.json";
+constexpr const char* kMadeFrom = "made_from.json";
+
+}  // namespace
 
 RunDir::RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume)
-    : folder_(std::move(folder)) {
+    : folder_(std::move(folder)), above_(folder_) {
   std::error_code failure;
+  while (above_.has_relative_path() && !std::filesystem::exists(above_, failure))
+    above_ = above_.parent_path();
   std::filesystem::create_directories(folder_, failure);
   if (!std::filesystem::is_directory(folder_))
     throw FileError(folder_, "cannot be made a run folder: " +
                                  (failure ? failure.message() : std::string("not a directory")));
   remove_leftovers(folder_);
-  const std::filesystem::path stored = folder_ / "recipe.json";
+  const std::filesystem::path stored = folder_ / kRecipe;
   if (!resume)
     for (const char* name : {"checkpoint.pt", "adapter.safetensors", "result.json"})
       if (std::filesystem::exists(folder_ / name))
@@ -41,9 +50,27 @@ RunDir::RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume)
     throw FileError(folder_, std::string("cannot be written: ") + std::strerror(errno));
 }
 
-void RunDir::begin(const Recipe& recipe) const {
-  const std::filesystem::path stored = folder_ / "recipe.json";
-  if (!std::filesystem::exists(stored)) write_atomically(stored, recipe_json(recipe) + "\n");
+RunDir::~RunDir() {
+  std::error_code not_empty;
+  for (std::filesystem::path made = folder_; made != above_; made = made.parent_path())
+    if (!std::filesystem::remove(made, not_empty)) return;
+}
+
+void RunDir::check_made_from(const std::string& made_from) const {
+  const std::filesystem::path stored = folder_ / kMadeFrom;
+  std::ifstream in(stored);
+  if (!in || !std::filesystem::exists(folder_ / kRecipe)) return;
+  const MadeFrom held = MadeFrom::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (!held.is_object()) throw FileError(stored, "is damaged, wanted one JSON object");
+  if (const std::string differs = difference(MadeFrom::parse(made_from), held); !differs.empty())
+    throw FileError(stored, "a run resumes with what it began with: " + differs);
+}
+
+void RunDir::begin(const Recipe& recipe, const std::string& made_from) const {
+  const std::filesystem::path stored = folder_ / kRecipe;
+  if (std::filesystem::exists(stored)) return;
+  write_atomically(folder_ / kMadeFrom, made_from + "\n");
+  write_atomically(stored, recipe_json(recipe) + "\n");
 }
 
 void RunDir::log(const std::string& line) const {

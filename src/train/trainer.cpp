@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "convpass/core/error.h"
+#include "convpass/core/json.h"
 #include "convpass/core/rng.h"
 #include "convpass/train/build.h"
 #include "convpass/train/evaluate.h"
@@ -17,6 +18,7 @@
 #include "convpass/train/run_dir.h"
 #include "src/train/distiller.h"
 #include "src/train/ema.h"
+#include "src/train/made_from.h"
 #include "src/train/memory.h"
 #include "src/train/splits.h"
 #include "src/train/training_inputs.h"
@@ -30,6 +32,9 @@ using Json = nlohmann::ordered_json;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
+
+constexpr const char* kWantedFinite =
+    ", wanted finite numbers (lower optimizer.lr or set optimizer.clip_norm)";
 
 /// The best epoch on `val` so far.
 struct Best {
@@ -91,7 +96,6 @@ class Trainer {
   TrainOutcome run() {
     if (stop_requested()) return {};  // while images were checked or features computed
     if (distiller_ && !distiller_->ask_ahead(*splits_.train, input_options().stream)) return {};
-    run_.begin(recipe_);
     if (run_.has_checkpoint()) {
       const TensorMap saved = run_.load_checkpoint();
       try {
@@ -111,9 +115,11 @@ class Trainer {
   }
 
  private:
-  /// The training set, once every image of the run has been looked at: after the model is built, so
-  /// that a wrong backbone or adapter is reported without the wait.
+  /// The training set, once every image of the run has been looked at: after the model is built and
+  /// compared with that of the run's beginning, so that a wrong backbone, teacher or adapter is
+  /// reported without the wait.
   const Dataset& whole_images() {
+    run_.check_made_from(made_from());
     check_images(splits_, recipe_);
     return *splits_.train;
   }
@@ -124,6 +130,15 @@ class Trainer {
     if (!recipe_.train.drop_last) return step * recipe_.train.accumulate;
     return step / steps_per_epoch_ * batches_per_epoch_ +
            step % steps_per_epoch_ * recipe_.train.accumulate;
+  }
+
+  /// What the recipe names and does not hold, as JSON text.
+  std::string made_from() const {
+    MadeFrom from{{"backbone", model_.identity.hash},
+                  {"architecture", MadeFrom::parse(model_.identity.architecture)},
+                  {"input", MadeFrom::parse(write_json_fields(input_))}};
+    if (distiller_) from["teachers"] = distiller_->teachers_made_from();
+    return from.dump(2);
   }
 
   /// What the optimiser moves: the model's, and the projections of a distillation.
@@ -174,7 +189,7 @@ class Trainer {
         train_seconds_ += seconds_since(start);
         loss_sum_ += loss;
         ++loss_steps_;
-        ++step_;
+        if (step_++ == 0) run_.begin(recipe_, made_from());
         if (first_batch(step_) != first_batch(step_ - 1) + recipe_.train.accumulate)
           inputs_.seek(first_batch(step_));
         char note[80];
@@ -185,7 +200,7 @@ class Trainer {
       const bool at_epoch_end = epoch_ended_;
       if (epoch_ended_ && !stop_requested()) end_epoch();
       if (stop_requested()) {
-        save();
+        if (step_ > 0) save();
         progress.finish();
         return false;
       }
@@ -223,12 +238,9 @@ class Trainer {
     }
     const double norm = optimizer_.clip();
     if (!std::isfinite(mean_loss) || !std::isfinite(norm))
-      throw Error(
-          "training: step " + std::to_string(step_ + 1) + " of " + std::to_string(total_steps_) +
-          ": got loss " + std::to_string(mean_loss) + ", gradient norm " + std::to_string(norm) +
-          ", wanted finite numbers (lower optimizer.lr or set optimizer.clip_norm); the last "
-          "checkpoint in " +
-          run_.folder().string() + " is kept");
+      throw Error("training: step " + std::to_string(step_ + 1) + " of " +
+                  std::to_string(total_steps_) + ": got loss " + std::to_string(mean_loss) +
+                  ", gradient norm " + std::to_string(norm) + kWantedFinite + what_is_kept());
     optimizer_.step(rate());
     if (ema_) ema_->update(step_ + 1);
     return mean_loss;
@@ -259,9 +271,11 @@ class Trainer {
       if (!at::isfinite(tensor.detach()).all().item<bool>())
         throw Error("training: step " + std::to_string(step_) + " of " +
                     std::to_string(total_steps_) + ": got values in " + name +
-                    " that are not finite, wanted finite numbers (lower optimizer.lr or set "
-                    "optimizer.clip_norm); the last checkpoint in " +
-                    run_.folder().string() + " is kept");
+                    " that are not finite" + kWantedFinite + what_is_kept());
+  }
+  std::string what_is_kept() const {
+    return run_.has_checkpoint() ? "; the last checkpoint in " + run_.folder().string() + " is kept"
+                                 : "";
   }
 
   double rate() const {

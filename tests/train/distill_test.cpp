@@ -125,6 +125,21 @@ TEST_F(Distillation, SixStepsEqualThreeThenResumeThenThree) {
   EXPECT_TRUE(result_of("cut").contains("weights"));
 }
 
+TEST_F(Distillation, IsResumedWithTheTeacherThatItBeganWith) {
+  const Recipe recipe = student({"train.steps=6", "train.save_every=3"});
+  leave_killed_run(recipe, folder() / "cut", 3);
+  std::ofstream(folder() / "teacher.json")
+      << R"({"classes": ["a", "b", "c"], "input": {"size": 8, "mean": [0,0,0], "std": [1,1,1]}})";
+  try {
+    train(recipe, folder() / "cut", true);
+    ADD_FAILURE() << "no error";
+  } catch (const FileError& error) {
+    EXPECT_NE(std::string(error.what()).find("teachers.0.input.mean.0: got 0.0, wanted 0.5"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(Distillation, BringsTheStudentNearerToTheTeacher) {
   const Recipe recipe = student({"train.epochs=30", "distill.view=same"});
   adapter_of("run", recipe);

@@ -57,8 +57,8 @@ class TinyRun : public ::testing::Test {
     return load_recipe(folder_ / "recipe.json", sets);
   }
 
-  /// Leaves in `out` what a kill right after the checkpoint of `step` would: the recipe and that
-  /// checkpoint, caught from a run while it goes on.
+  /// Leaves in `out` what a kill right after the checkpoint of `step` would: the recipe, what the
+  /// run is made from and that checkpoint, caught from a run while it goes on.
   void leave_killed_run(const Recipe& recipe, const std::filesystem::path& out,
                         int64_t step) const {
     for (int attempt = 0; attempt < 50; ++attempt) {
@@ -80,7 +80,8 @@ class TinyRun : public ::testing::Test {
       if (!caught) continue;
       const at::Tensor progress = load_tensors(out / "checkpoint.pt").at("progress");
       if (static_cast<int64_t>(progress[0].item<double>()) != step) continue;
-      std::filesystem::copy_file(live / "recipe.json", out / "recipe.json");
+      for (const char* name : {"recipe.json", "made_from.json"})
+        std::filesystem::copy_file(live / name, out / name);
       return;
     }
     FAIL() << "no checkpoint of step " << step << " could be caught";

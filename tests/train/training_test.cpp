@@ -350,6 +350,41 @@ TEST_F(Runs, AFolderThatHoldsARunIsNotOverwritten) {
       train(tiny_recipe(), folder() / "run", true).finished);  // finished already: says so again
 }
 
+TEST_F(Runs, ResumeOnlyOnTheWeightsAndInputThatTheyBeganWith) {
+  const Recipe recipe = tiny_recipe({"train.save_every=3", "train.steps=6"});
+  leave_killed_run(recipe, folder() / "cut", 3);
+  auto refusal = [&] {
+    try {
+      train(recipe, folder() / "cut", true);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  const TensorMap held = load_tensors(weights());
+  TensorMap own;
+  for (const auto& [name, tensor] : held.tensors) own.tensors[name] = tensor.clone();
+  TensorMap other = own;
+  other.tensors["norm.bias"] = own.at("norm.bias") + 1;
+  save_safetensors(weights(), other);
+  EXPECT_NE(refusal().find("made_from.json: a run resumes with what it began with: backbone: got"),
+            std::string::npos)
+      << refusal();
+  save_safetensors(weights(), own);
+  const auto config = weights().parent_path() / "config.json";
+  std::ofstream(config) << R"({"model_args": {"num_heads": 2},
+                               "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}})";
+  EXPECT_NE(refusal().find("input.mean.0: got 0.1, wanted 0.5"), std::string::npos) << refusal();
+  std::ofstream(config) << R"({"model_args": {"num_heads": 2}})";
+  EXPECT_EQ(refusal(), "no error");
+}
+
+TEST_F(Runs, ThatFailBeforeTheirFirstStepLeaveNothing) {
+  const auto out = folder() / "above/run";
+  EXPECT_THROW(train(tiny_recipe({"data.classes=2"}), out, false), Error);
+  EXPECT_FALSE(std::filesystem::exists(folder() / "above"));
+}
+
 TEST_F(Runs, SelectingByValTakesThatEpochsWeights) {
   const Recipe recipe = tiny_recipe({"select=best_val", "optimizer.lr=0.05"});
   const auto result = nlohmann::json::parse(train(recipe, folder() / "run", false).result_json);

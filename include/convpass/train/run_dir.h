@@ -8,17 +8,26 @@
 
 namespace convpass {
 
-/// The folder of a run: recipe.json (resolved), log.jsonl, checkpoint.pt (private, for resuming),
-/// adapter.safetensors and result.json (last: a run that has it is finished). Every file but the
-/// log appears whole or not at all; the log is cut back to the checkpoint when a run is resumed.
+/// The folder of a run: recipe.json (resolved), made_from.json (hashes of the weights that it
+/// stands on), log.jsonl, checkpoint.pt (private, for resuming), adapter.safetensors and
+/// result.json (last: a run that has it is finished). Every file but the log appears whole or not
+/// at all; the log is cut back to the checkpoint when a run is resumed.
 class RunDir {
  public:
-  /// Errors: Error when `folder` holds a run and `resume` is false, or a run of another recipe.
+  /// Makes the folder. Errors: Error when `folder` holds a run and `resume` is false, or a run of
+  /// another recipe.
   RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume);
+  /// Removes the folders that it made where nothing was put into them.
+  ~RunDir();
+  RunDir(const RunDir&) = delete;
+  RunDir& operator=(const RunDir&) = delete;
 
-  /// Stores the recipe, which makes the folder a run. Called when all inputs have been read, so
-  /// that a run that could not start can be started again once they are mended.
-  void begin(const Recipe& recipe) const;
+  /// Errors: FileError where the folder's run began with something else; `made_from` is a JSON
+  /// object. A run of a version that did not keep it is taken as it is.
+  void check_made_from(const std::string& made_from) const;
+  /// Stores both, which makes the folder a run. Called after the first step, so that a run that
+  /// could not start can be started again once its inputs are mended.
+  void begin(const Recipe& recipe, const std::string& made_from) const;
 
   std::filesystem::path adapter() const { return folder_ / "adapter.safetensors"; }
   const std::filesystem::path& folder() const { return folder_; }
@@ -39,6 +48,7 @@ class RunDir {
 
  private:
   std::filesystem::path folder_;
+  std::filesystem::path above_;  ///< the folder that was there already
 };
 
 }  // namespace convpass
