@@ -10,6 +10,7 @@
 #include "src/cli/output.h"
 #include "src/train/memory.h"
 #include "src/train/splits.h"
+#include "src/train/step_plan.h"
 
 namespace convpass::cli {
 namespace {
@@ -66,14 +67,11 @@ void report_model(const Recipe& recipe, const TunedModel& model) {
 
 void report_steps(const Recipe& recipe, int64_t images) {
   const TrainConfig& train = recipe.train;
-  const BatchOrder order(images, {.batch_size = train.batch_size,
-                                  .drop_last = train.drop_last,
-                                  .small_set = train.small_set,
-                                  .repeats = recipe.augment.repeated});
-  int64_t per_epoch = std::max<int64_t>(1, order.steps_per_epoch() / train.accumulate);
-  int64_t total = train.steps > 0 ? train.steps : train.epochs * per_epoch;
-  say("steps: " + std::to_string(per_epoch) + " an epoch, " + std::to_string(total) +
-      " in all; convpass bench " + recipe.file.string() + " measures one");
+  const StepPlan plan =
+      step_plan(train, BatchOrder(images, stream_options(recipe)).steps_per_epoch());
+  say("steps: " + std::to_string(plan.epoch_steps()) + " an epoch, " +
+      std::to_string(plan.run_steps(train)) + " in all; convpass bench " + recipe.file.string() +
+      " measures one");
 }
 
 int run_check(const Arguments& arguments) {

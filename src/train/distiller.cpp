@@ -3,19 +3,40 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/hash.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/train/build.h"
 #include "convpass/train/progress.h"
+#include "src/train/splits.h"
 
 namespace convpass {
 namespace {
 
-std::string sha1(const std::string& text) { return c10::sha1(text).str(); }
+/// Of the images' names, lengths and labels in their order: none is read.
+std::string images_hash(const Dataset& dataset) {
+  std::string text;
+  for (int64_t i = 0; i < dataset.size(); ++i) {
+    const std::string name = dataset.name(i);
+    std::error_code none;  // "images.gz#17" stands for a part of a file
+    auto bytes = std::filesystem::file_size(name, none);
+    if (none) bytes = std::filesystem::file_size(name.substr(0, name.rfind('#')), none);
+    text += name + ' ' + std::to_string(bytes) + ' ' + std::to_string(dataset.label(i)) + '\n';
+  }
+  return c10::sha1(text).str();
+}
+
+/// Logarithm of probabilities that may have vanished.
+at::Tensor log_of(const at::Tensor& probabilities) {
+  return probabilities.clamp_min(std::numeric_limits<float>::min()).log();
+}
 
 /// The input of a teacher that sees what the student sees: its crops and filters, the teacher's
 /// size and normalisation. Pixels before a random crop grow with the size.
@@ -117,10 +138,13 @@ void Distiller::prepare(const InputConfig& student, int64_t feature_dim, uint64_
 }
 
 std::vector<View> Distiller::views() const {
-  std::vector<View> views;
-  if (config_.fixed() || !config_.store.file.empty()) return views;
+  return config_.fixed() || !config_.store.file.empty() ? std::vector<View>{} : own_views();
+}
+
+std::vector<View> Distiller::own_views() const {
   const bool independent =
       config_.view == DistillView::ind_rc || config_.view == DistillView::ind_ic;
+  std::vector<View> views;
   for (size_t i = 0; i < pipelines_.size(); ++i)
     views.push_back(
         {.pipeline = pipelines_[i].get(), .draw = independent ? static_cast<int64_t>(i) + 1 : 0});
@@ -128,14 +152,18 @@ std::vector<View> Distiller::views() const {
 }
 
 TeacherOutput Distiller::ask_one(size_t teacher, const at::Tensor& images) const {
-  return teachers_[teacher]->ask(images.to(device_), asks_features());
+  TeacherOutput output = teachers_[teacher]->ask(images.to(device_), asks_features());
+  if (!at::isfinite(output.logits).all().item<bool>())
+    throw RecipeError(recipe_.file, "/distill/teachers/" + std::to_string(teacher),
+                      "its answers: got values that are not finite, wanted finite numbers");
+  return output;
 }
 
 std::vector<TeacherOutput> Distiller::combined(std::vector<TeacherOutput> answers) const {
   if (config_.combine == TeacherCombination::sum || answers.size() < 2) return answers;
   at::Tensor mean = at::zeros_like(answers[0].logits);
   for (const TeacherOutput& answer : answers) mean += at::softmax(answer.logits, 1);
-  answers[0].logits = (mean / static_cast<double>(answers.size())).log();
+  answers[0].logits = log_of(mean / static_cast<double>(answers.size()));
   answers.resize(1);
   return answers;
 }
@@ -155,8 +183,9 @@ std::vector<TeacherOutput> Distiller::ask(const Batch& batch, const MixDraw& mix
   if (stored_) {
     std::vector<int64_t> rows = batch.indices;
     if (!config_.fixed()) {
-      const int64_t first = batch.replayed / epoch_batches_ * epoch_rows_ +
-                            batch.replayed % epoch_batches_ * batch_size_;
+      const int64_t epoch_batches = stored_layout_.plan.epoch_batches;
+      const int64_t first = batch.replayed / epoch_batches * stored_layout_.epoch_rows +
+                            batch.replayed % epoch_batches * recipe_.train.batch_size;
       for (size_t i = 0; i < rows.size(); ++i) rows[i] = first + static_cast<int64_t>(i);
     }
     answers = stored_->rows(rows, batch.indices);
@@ -176,13 +205,12 @@ std::vector<TeacherOutput> Distiller::ask(const Batch& batch, const MixDraw& mix
   return answers;
 }
 
-bool Distiller::ask_fixed(const Dataset& dataset, const StreamOptions& options,
-                          const PutBatch& put) const {
+bool Distiller::ask_fixed(const Dataset& dataset, const PutBatch& put) const {
   const bool ensemble = config_.view == DistillView::fix_ic_ens;
   const int64_t crops = ensemble ? config_.ensemble_crops : 1;
   std::vector<View> views;
   for (const auto& pipeline : pipelines_) views.push_back({.pipeline = pipeline.get()});
-  StreamOptions once = options;
+  StreamOptions once = stream_options(recipe_);
   once.training = false;
   once.cache_bytes = 0;
   Progress progress("asking the teacher", dataset.size() * crops, "image");
@@ -202,9 +230,9 @@ bool Distiller::ask_fixed(const Dataset& dataset, const StreamOptions& options,
   for (int64_t index = 0; index < dataset.size(); ++index) {
     const Image image = dataset.image(index);
     std::vector<at::Tensor> sums(teachers_.size());
-    for (int64_t crop = 0; crop < crops; crop += options.batch_size) {
+    for (int64_t crop = 0; crop < crops; crop += once.batch_size) {
       if (stop_requested()) return false;
-      const int64_t count = std::min(options.batch_size, crops - crop);
+      const int64_t count = std::min(once.batch_size, crops - crop);
       for (size_t t = 0; t < teachers_.size(); ++t) {
         const ImagePipeline& pipeline = *pipelines_[t];
         at::Tensor images = at::empty({count, 3, pipeline.height(), pipeline.width()});
@@ -220,106 +248,120 @@ bool Distiller::ask_fixed(const Dataset& dataset, const StreamOptions& options,
     }
     std::vector<TeacherOutput> answers;
     for (const at::Tensor& sum : sums)
-      answers.push_back({.logits = (sum / static_cast<double>(crops)).log(), .features = {}});
+      answers.push_back({.logits = log_of(sum / static_cast<double>(crops)), .features = {}});
     put({index}, combined(std::move(answers)));
   }
   progress.finish();
   return true;
 }
 
-bool Distiller::ask_replayed(const Dataset& dataset, const StreamOptions& options,
-                             const PutBatch& put) const {
-  const bool independent =
-      config_.view == DistillView::ind_rc || config_.view == DistillView::ind_ic;
-  std::vector<View> views;
-  for (size_t i = 0; i < pipelines_.size(); ++i)
-    views.push_back(
-        {.pipeline = pipelines_[i].get(), .draw = independent ? static_cast<int64_t>(i) + 1 : 0});
-  BatchStream stream(dataset, views, options);
-  Progress progress("storing predictions",
-                    replayed_batches_ * std::min(options.batch_size, dataset.size()), "image");
+bool Distiller::ask_replayed(const Dataset& dataset, const PutBatch& put) const {
+  const Layout stored = layout(dataset);
+  BatchStream stream(dataset, own_views(), stream_options(recipe_));
+  Progress progress("storing predictions", stored.epochs * stored.epoch_rows, "image");
   int64_t done = 0;
   Batch batch;
-  for (int64_t step = 0; step < replayed_batches_; ++step) {
+  for (int64_t i = 0; i < stored.epochs * stored.plan.epoch_batches; ++i) {
     if (stop_requested()) return false;
     stream.next(batch);
-    put(batch.indices, ask_views(batch, 0, mix_of(recipe_, batch, student_size_)));
+    put(batch.indices, ask_views(batch, 0, mix_of(recipe_, batch, stored.plan, student_size_)));
     progress.update(done += static_cast<int64_t>(batch.indices.size()));
   }
   progress.finish();
   return true;
 }
 
-MadeFrom Distiller::made_from(const Dataset& dataset, const StreamOptions& options) const {
-  std::string teachers, views;
-  for (size_t i = 0; i < teachers_.size(); ++i) {
-    teachers += teachers_[i]->identity() + c10::toString(dtype_of(config_.teachers[i].precision));
-    views +=
-        write_json_fields(pipelines_[i]->input()) + write_json_fields(pipelines_[i]->augment());
-  }
-  views += std::to_string(static_cast<int>(config_.view)) + "/" +
-           std::to_string(static_cast<int>(config_.combine)) + "/" +
-           std::to_string(config_.ensemble_crops);
-  std::string images = write_json_fields(*recipe_.data.train);
-  for (int64_t label : dataset.labels()) images += std::to_string(label) + ",";
-  MadeFrom from{{"teachers", sha1(teachers)}, {"views", sha1(views)}, {"images", sha1(images)}};
-  if (!config_.fixed())
-    from["order"] = "seed " + std::to_string(options.seed) + ", batches of " +
-                    std::to_string(options.batch_size) + ", " +
-                    std::to_string(replayed_batches_ / epoch_batches_) + " epochs" +
-                    (options.repeats > 1 ? ", repeats " + std::to_string(options.repeats) : "");
+Distiller::Layout Distiller::layout(const Dataset& dataset) const {
+  const StreamOptions options = stream_options(recipe_);
+  const BatchOrder order(dataset.size(), options);
+  const TrainConfig& train = recipe_.train;
+  Layout layout{.plan = step_plan(train, order.steps_per_epoch())};
+  layout.epochs = options.replay_epochs > 0 ? options.replay_epochs
+                                            : layout.plan.epochs_read(layout.plan.run_steps(train));
+  layout.epoch_rows =
+      train.drop_last ? std::min(train.batch_size, order.epoch_size()) * layout.plan.epoch_batches
+                      : order.epoch_size();
+  if (train.small_set == SmallSet::with_replacement && dataset.size() < train.batch_size)
+    layout.epoch_rows = train.batch_size;
+  return layout;
+}
+
+PredictionShape Distiller::shape(const Dataset& dataset) const {
+  const Layout stored = layout(dataset);
+  return {.rows = config_.fixed() ? dataset.size() : stored.epoch_rows * stored.epochs,
+          .teachers = config_.combine == TeacherCombination::mean
+                          ? 1
+                          : static_cast<int64_t>(teachers_.size()),
+          .classes = static_cast<int64_t>(classes().size())};
+}
+
+MadeFrom Distiller::made_from(const Dataset& dataset) const {
+  MadeFrom views = MadeFrom::array();
+  for (const auto& pipeline : pipelines_)
+    views.push_back({{"input", MadeFrom::parse(write_json_fields(pipeline->input()))},
+                     {"augment", MadeFrom::parse(write_json_fields(pipeline->augment()))}});
+  const MadeFrom distill = MadeFrom::parse(write_json_fields(config_));
+  MadeFrom from{{"teachers", teachers_made_from()},
+                {"view", distill["view"]},
+                {"views", views},
+                {"combine", distill["combine"]},
+                {"data", MadeFrom::parse(write_json_fields(*recipe_.data.train))},
+                {"images", images_hash(dataset)}};
+  if (config_.view == DistillView::fix_ic_ens) from["ensemble_crops"] = config_.ensemble_crops;
+  if (config_.fixed()) return from;
+  const TrainConfig& train = recipe_.train;
+  from["seed"] = train.seed;
+  from["batch_size"] = train.batch_size;
+  from["epochs"] = layout(dataset).epochs;
+  from["repeated"] = recipe_.augment.repeated;
+  const MixConfig& mix = recipe_.augment.mix;
+  if (!mix.on()) return from;
+  from["accumulate"] = train.accumulate;
+  from["drop_last"] = train.drop_last;
+  if (mix.cutmix > 0) from["student_size"] = student_size_;
   return from;
 }
 
-bool Distiller::ask_ahead(const Dataset& dataset, const StreamOptions& options) {
-  const bool stores = !config_.store.file.empty();
-  if (!config_.fixed() && !stores) return true;
-  const BatchOrder order(dataset.size(), options);
-  batch_size_ = options.batch_size;
-  epoch_batches_ = order.steps_per_epoch();
-  const TrainConfig& train = recipe_.train;
-  const int64_t run_epochs =
-      train.steps > 0 ? (train.steps * train.accumulate + epoch_batches_ - 1) / epoch_batches_
-                      : train.epochs;
-  const int64_t epochs = replay_epochs() > 0 ? replay_epochs() : run_epochs;
-  replayed_batches_ = epoch_batches_ * epochs;
-  if (!config_.fixed() && epoch_batches_ % train.accumulate != 0)
-    throw RecipeError(recipe_.file, "/train/accumulate",
-                      "got " + std::to_string(train.accumulate) + " with " +
-                          std::to_string(epoch_batches_) +
-                          " batches an epoch and distill.store, wanted a divisor of it");
-  epoch_rows_ = options.drop_last ? std::min(batch_size_, order.epoch_size()) * epoch_batches_
-                                  : order.epoch_size();
-  if (options.small_set == SmallSet::with_replacement && dataset.size() < batch_size_)
-    epoch_rows_ = batch_size_;
-  auto produce = [&](const PutBatch& put) {
-    return config_.fixed() ? ask_fixed(dataset, options, put) : ask_replayed(dataset, options, put);
-  };
-  if (!stores) {
-    std::vector<std::vector<at::Tensor>> logits(teachers_.size()), features(teachers_.size());
-    const bool whole =
-        produce([&](const std::vector<int64_t>&, const std::vector<TeacherOutput>& outputs) {
-          for (size_t i = 0; i < outputs.size(); ++i) {
-            logits[i].push_back(outputs[i].logits.cpu());
-            if (outputs[i].features.defined()) features[i].push_back(outputs[i].features.cpu());
-          }
-        });
-    if (!whole) return false;
-    for (size_t i = 0; i < logits.size() && !logits[i].empty(); ++i)
-      fixed_.push_back({.logits = at::cat(logits[i]),
-                        .features = features[i].empty() ? at::Tensor() : at::cat(features[i])});
-    return true;
+void Distiller::check_store(const Dataset& dataset) const {
+  const std::filesystem::path& file = config_.store.file;
+  if (file.empty()) return;
+  if (std::filesystem::exists(file)) {
+    StoredPredictions(config_.store, shape(dataset), made_from(dataset));
+    return;
   }
-  const PredictionShape shape{.rows = config_.fixed() ? dataset.size() : epoch_rows_ * epochs,
-                              .teachers = config_.combine == TeacherCombination::mean
-                                              ? 1
-                                              : static_cast<int64_t>(teachers_.size()),
-                              .classes = static_cast<int64_t>(classes().size())};
-  const MadeFrom from = made_from(dataset, options);
+  const auto folder = file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
+  if (::access(folder.c_str(), W_OK | X_OK) != 0)
+    throw FileError(file, std::string("cannot be written: ") + std::strerror(errno));
+}
+
+bool Distiller::ask_ahead(const Dataset& dataset) {
+  if (config_.store.file.empty()) return !config_.fixed() || hold_fixed(dataset);
+  const PredictionShape rows = shape(dataset);
+  const MadeFrom from = made_from(dataset);
+  auto produce = [&](const PutBatch& put) {
+    return config_.fixed() ? ask_fixed(dataset, put) : ask_replayed(dataset, put);
+  };
   if (!std::filesystem::exists(config_.store.file) &&
-      !write_predictions(config_.store, shape, from, produce))
+      !write_predictions(config_.store, rows, from, produce))
     return false;
-  stored_.emplace(config_.store, shape, from);
+  stored_.emplace(config_.store, rows, from);
+  stored_layout_ = layout(dataset);
+  return true;
+}
+
+bool Distiller::hold_fixed(const Dataset& dataset) {
+  std::vector<std::vector<at::Tensor>> logits(teachers_.size()), features(teachers_.size());
+  const bool whole = ask_fixed(
+      dataset, [&](const std::vector<int64_t>&, const std::vector<TeacherOutput>& outputs) {
+        for (size_t i = 0; i < outputs.size(); ++i) {
+          logits[i].push_back(outputs[i].logits.cpu());
+          if (outputs[i].features.defined()) features[i].push_back(outputs[i].features.cpu());
+        }
+      });
+  if (!whole) return false;
+  for (size_t i = 0; i < logits.size() && !logits[i].empty(); ++i)
+    fixed_.push_back({.logits = at::cat(logits[i]),
+                      .features = features[i].empty() ? at::Tensor() : at::cat(features[i])});
   return true;
 }
 
@@ -363,14 +405,12 @@ std::string Distiller::distances_json(const TunedModel& model, const Dataset& da
       .dump();
 }
 
-MixDraw mix_of(const Recipe& recipe, const Batch& batch, const std::array<int64_t, 2>& size) {
+MixDraw mix_of(const Recipe& recipe, const Batch& batch, const StepPlan& plan,
+               const std::array<int64_t, 2>& size) {
   if (!recipe.augment.mix.on()) return {};
-  const int64_t accumulate = recipe.train.accumulate;
   const auto rows = static_cast<int64_t>(batch.indices.size());
   return draw_mix(recipe.augment.mix, {rows, 3, size[0], size[1]},
-                  {.seed = static_cast<uint64_t>(recipe.train.seed),
-                   .step = batch.replayed / accumulate,
-                   .micro = batch.replayed % accumulate});
+                  plan.mix_key(static_cast<uint64_t>(recipe.train.seed), batch.replayed));
 }
 
 }  // namespace convpass

@@ -11,6 +11,7 @@
 #include "convpass/train/recipe.h"
 #include "convpass/train/teacher.h"
 #include "src/train/made_from.h"
+#include "src/train/step_plan.h"
 #include "src/train/stored_predictions.h"
 
 namespace convpass {
@@ -36,11 +37,10 @@ class Distiller {
   /// Views that a stream has to carry behind the student's own; empty where teachers are not asked
   /// in the step.
   std::vector<View> views() const;
-  /// Epochs after which order, views and mixing repeat, so that stored predictions fit; 0 = never.
-  int64_t replay_epochs() const { return config_.fixed() ? 0 : config_.store.epochs; }
-
+  /// Errors: Error where stored predictions were made from something else, or cannot be written.
+  void check_store(const Dataset& dataset) const;
   /// Asks once what fixed or stored views need. False when a signal stopped it. Errors: Error.
-  bool ask_ahead(const Dataset& dataset, const StreamOptions& options);
+  bool ask_ahead(const Dataset& dataset);
 
   /// The teachers' answers for a batch, on the student's device.
   std::vector<TeacherOutput> ask(const Batch& batch, const MixDraw& mix) const;
@@ -62,10 +62,18 @@ class Distiller {
   TeacherOutput ask_one(size_t teacher, const at::Tensor& images) const;
   std::vector<TeacherOutput> combined(std::vector<TeacherOutput> answers) const;
   std::vector<TeacherOutput> ask_views(const Batch& batch, size_t first, const MixDraw& mix) const;
-  bool ask_fixed(const Dataset& dataset, const StreamOptions& options, const PutBatch& put) const;
-  bool ask_replayed(const Dataset& dataset, const StreamOptions& options,
-                    const PutBatch& put) const;
-  MadeFrom made_from(const Dataset& dataset, const StreamOptions& options) const;
+  std::vector<View> own_views() const;
+  bool ask_fixed(const Dataset& dataset, const PutBatch& put) const;
+  bool ask_replayed(const Dataset& dataset, const PutBatch& put) const;
+  bool hold_fixed(const Dataset& dataset);
+  /// The batches of all that is stored.
+  struct Layout {
+    StepPlan plan;
+    int64_t epochs = 0, epoch_rows = 0;
+  };
+  Layout layout(const Dataset& dataset) const;
+  PredictionShape shape(const Dataset& dataset) const;
+  MadeFrom made_from(const Dataset& dataset) const;
 
   const Recipe& recipe_;
   const DistillConfig& config_;
@@ -77,12 +85,12 @@ class Distiller {
 
   std::vector<TeacherOutput> fixed_;  ///< [N, K] each, when asked once and not stored
   std::optional<StoredPredictions> stored_;
-  int64_t replayed_batches_ = 0;  ///< of the stored epochs
-  int64_t batch_size_ = 0, epoch_rows_ = 0, epoch_batches_ = 0;
+  Layout stored_layout_;
 };
 
 /// The draw that mixes a batch for a student of this size: a pure function of the step that the
 /// batch was made for, or, replayed, repeats.
-MixDraw mix_of(const Recipe& recipe, const Batch& batch, const std::array<int64_t, 2>& size);
+MixDraw mix_of(const Recipe& recipe, const Batch& batch, const StepPlan& plan,
+               const std::array<int64_t, 2>& size);
 
 }  // namespace convpass

@@ -14,6 +14,17 @@ int worker_count(const TrainConfig& config) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
 }
 
+StreamOptions stream_options(const Recipe& recipe) {
+  return {.batch_size = recipe.train.batch_size,
+          .seed = static_cast<uint64_t>(recipe.train.seed),
+          .workers = worker_count(recipe.train),
+          .cache_bytes = recipe.data.cache_mb << 20,
+          .drop_last = recipe.train.drop_last,
+          .small_set = recipe.train.small_set,
+          .replay_epochs = recipe.distill.replay_epochs(),
+          .repeats = recipe.augment.repeated};
+}
+
 namespace {
 
 bool is_text(const std::string& name) {

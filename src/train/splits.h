@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "convpass/data/batch_stream.h"
 #include "convpass/data/dataset.h"
 #include "convpass/train/recipe.h"
 
@@ -29,5 +30,8 @@ std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig&
 
 /// Threads that decode: as configured, or one per two cores.
 int worker_count(const TrainConfig& config);
+
+/// How a run reads its training set.
+StreamOptions stream_options(const Recipe& recipe);
 
 }  // namespace convpass

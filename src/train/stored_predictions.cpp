@@ -1,6 +1,7 @@
 #include "src/train/stored_predictions.h"
 
 #include <ATen/ATen.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,10 +15,11 @@ namespace convpass {
 namespace {
 
 constexpr const char* kFormat = "convpass-predictions";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
+constexpr const char* kMadeFrom = "made_from";
 
 /// A record: the sample's index, then for each teacher its logits, or the k largest as values, the
-/// value of all others, and their classes.
+/// value of all others, and their classes; then the CRC-32 of all that.
 struct Record {
   int64_t classes, top_k;
   int64_t element;  ///< bytes of a value
@@ -29,7 +31,8 @@ struct Record {
   int64_t teacher_bytes() const {
     return top_k > 0 ? (top_k + 1) * element + top_k * 4 : classes * element;
   }
-  int64_t bytes(int64_t teachers) const { return 8 + teachers * teacher_bytes(); }
+  int64_t data_bytes(int64_t teachers) const { return 8 + teachers * teacher_bytes(); }
+  int64_t bytes(int64_t teachers) const { return data_bytes(teachers) + 4; }
   c10::ScalarType type() const { return element == 2 ? at::kHalf : at::kFloat; }
 };
 
@@ -56,7 +59,7 @@ at::Tensor encoded(const at::Tensor& logits, const Record& record) {
   // Relative to the largest: half precision is finest near zero.
   const at::Tensor largest = values.narrow(1, 0, 1);
   return at::cat(
-      {as_bytes((values - largest).to(at::kHalf)),
+      {as_bytes((values - largest).clamp_min(-60000).to(at::kHalf)),
        as_bytes((rest - largest).clamp_min(-60000).to(at::kHalf)), as_bytes(classes.to(at::kInt))},
       1);
 }
@@ -73,20 +76,34 @@ at::Tensor decoded(const at::Tensor& records, int64_t from, const Record& record
   return rest.expand({records.size(0), record.classes}).contiguous().scatter(1, classes, values);
 }
 
-std::map<std::string, std::string> metadata_of(const StoreConfig& config,
-                                               const PredictionShape& shape,
-                                               const MadeFrom& made_from) {
-  std::map<std::string, std::string> metadata{
-      {"format", kFormat},
-      {"version", kVersion},
-      {"type", config.top_k > 0                 ? "top " + std::to_string(config.top_k)
-               : config.type == StoredType::f16 ? "f16"
-                                                : "f32"},
-      {"rows", std::to_string(shape.rows)},
-      {"teachers", std::to_string(shape.teachers)},
-      {"classes", std::to_string(shape.classes)}};
-  for (const auto& [name, text] : made_from) metadata["from " + name] = text;
-  return metadata;
+/// Errors: FileError for a logit beyond float16.
+void check_range(const StoreConfig& config, const at::Tensor& logits) {
+  if (config.top_k > 0 || config.type == StoredType::f32) return;
+  constexpr double kLargestHalf = 65504;
+  if (const double largest = logits.abs().max().item<double>(); largest > kLargestHalf)
+    throw FileError(config.file, "its type f16: got a logit of " + std::to_string(largest) +
+                                     ", wanted at most 65504, or the type f32");
+}
+
+/// CRC-32 of each row of bytes, [B] int32.
+at::Tensor checksums(const at::Tensor& rows) {
+  const at::Tensor bytes = rows.contiguous();
+  at::Tensor sums = at::empty({bytes.size(0)}, at::kInt);
+  const auto* data = bytes.const_data_ptr<uint8_t>();
+  for (int64_t row = 0; row < bytes.size(0); ++row)
+    sums.mutable_data_ptr<int32_t>()[row] = static_cast<int32_t>(
+        crc32(0, data + row * bytes.size(1), static_cast<unsigned>(bytes.size(1))));
+  return sums;
+}
+
+MadeFrom whole_origin(const StoreConfig& config, const PredictionShape& shape, MadeFrom from) {
+  from["type"] = config.top_k > 0                 ? "top " + std::to_string(config.top_k)
+                 : config.type == StoredType::f16 ? "f16"
+                                                  : "f32";
+  from["rows"] = shape.rows;
+  from["answers"] = shape.teachers;
+  from["classes"] = shape.classes;
+  return from;
 }
 
 }  // namespace
@@ -98,24 +115,30 @@ bool write_predictions(const StoreConfig& config, const PredictionShape& shape,
   bool whole = true;
   struct GivenUp {};
   try {
-    save_safetensors_rows(config.file,
-                          {.name = "records",
-                           .rows = shape.rows,
-                           .row_bytes = record.bytes(shape.teachers),
-                           .metadata = metadata_of(config, shape, made_from)},
-                          [&](std::ostream& out) {
-                            whole = produce([&](const std::vector<int64_t>& indices,
-                                                const std::vector<TeacherOutput>& outputs) {
-                              std::vector<at::Tensor> parts{
-                                  as_bytes(at::tensor(indices, at::kLong).unsqueeze(1))};  // [B, 8]
-                              for (const TeacherOutput& output : outputs)
-                                parts.push_back(encoded(output.logits.cpu(), record));
-                              const at::Tensor rows = at::cat(parts, 1).contiguous();
-                              out.write(static_cast<const char*>(rows.const_data_ptr()),
-                                        static_cast<std::streamsize>(rows.nbytes()));
-                            });
-                            if (!whole) throw GivenUp{};
-                          });
+    save_safetensors_rows(
+        config.file,
+        {.name = "records",
+         .rows = shape.rows,
+         .row_bytes = record.bytes(shape.teachers),
+         .metadata = {{"format", kFormat},
+                      {"version", kVersion},
+                      {kMadeFrom, whole_origin(config, shape, made_from).dump()}}},
+        [&](std::ostream& out) {
+          whole = produce(
+              [&](const std::vector<int64_t>& indices, const std::vector<TeacherOutput>& outputs) {
+                std::vector<at::Tensor> parts{
+                    as_bytes(at::tensor(indices, at::kLong).unsqueeze(1))};  // [B, 8]
+                for (const TeacherOutput& output : outputs) {
+                  check_range(config, output.logits);
+                  parts.push_back(encoded(output.logits.cpu(), record));
+                }
+                const at::Tensor data = at::cat(parts, 1);
+                const at::Tensor rows = at::cat({data, as_bytes(checksums(data).unsqueeze(1))}, 1);
+                out.write(static_cast<const char*>(rows.const_data_ptr()),
+                          static_cast<std::streamsize>(rows.nbytes()));
+              });
+          if (!whole) throw GivenUp{};
+        });
   } catch (const GivenUp&) {
   }
   return whole;
@@ -124,21 +147,20 @@ bool write_predictions(const StoreConfig& config, const PredictionShape& shape,
 StoredPredictions::StoredPredictions(const StoreConfig& config, const PredictionShape& shape,
                                      const MadeFrom& made_from)
     : file_(config.file), config_(config), shape_(shape), map_(load_tensors(config.file)) {
-  auto found = map_.metadata.find("format");
-  if (found == map_.metadata.end() || found->second != kFormat)
+  auto entry = [&](const char* name) {
+    auto found = map_.metadata.find(name);
+    return found == map_.metadata.end() ? std::string() : found->second;
+  };
+  if (entry("format") != kFormat)
     throw FileError(file_, "got a " + map_.format + " file, wanted stored predictions");
-  const auto wanted = metadata_of(config, shape, made_from);
   const std::string mend = "; remove the file, or name another in distill.store.file";
-  for (const auto& [name, text] : wanted) {
-    auto held = map_.metadata.find(name);
-    if (held != map_.metadata.end() && held->second == text) continue;
-    const bool source = name.starts_with("from ");
-    throw FileError(file_, (source ? "its predictions were made from other " + name.substr(5)
-                                   : "its predictions have another " + name) +
-                               ": got " +
-                               (held == map_.metadata.end() ? "none" : json_quote(held->second)) +
-                               ", wanted " + json_quote(text) + mend);
-  }
+  const MadeFrom held = MadeFrom::parse(entry(kMadeFrom), nullptr, /*allow_exceptions=*/false);
+  if (entry("version") != kVersion || !held.is_object())
+    throw FileError(file_, "its version: got " + json_quote(entry("version")) + ", wanted \"" +
+                               kVersion + "\"" + mend);
+  if (const auto differs = difference(held, whole_origin(config, shape, made_from));
+      !differs.empty())
+    throw FileError(file_, "its predictions were made from something else: " + differs + mend);
   const Record record(config, shape.classes);
   auto records = map_.tensors.find("records");
   if (records == map_.tensors.end() || records->second.scalar_type() != at::kByte ||
@@ -150,6 +172,10 @@ std::vector<TeacherOutput> StoredPredictions::rows(const std::vector<int64_t>& r
                                                    const std::vector<int64_t>& samples) const {
   const Record record(config_, shape_.classes);
   const at::Tensor records = map_.at("records").index_select(0, at::tensor(rows, at::kLong));
+  const int64_t bytes = record.data_bytes(shape_.teachers);
+  if (!at::equal(columns(records, bytes, 1, at::kInt).flatten(),
+                 checksums(records.narrow(1, 0, bytes))))
+    throw FileError(file_, "is damaged: a row does not have its checksum");
   const at::Tensor stored = columns(records, 0, 1, at::kLong).flatten();
   if (!at::equal(stored, at::tensor(samples, at::kLong)))
     throw FileError(file_, "is damaged: its samples stand in another order");

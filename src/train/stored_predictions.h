@@ -3,19 +3,15 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <ostream>
 #include <string>
 #include <vector>
 
 #include "convpass/core/tensor_map.h"
 #include "convpass/train/distill.h"
+#include "src/train/made_from.h"
 
 namespace convpass {
-
-/// What stored predictions were made from, by name ("teachers", "view", ...): any difference makes
-/// them another's.
-using MadeFrom = std::map<std::string, std::string>;
 
 /// The shape of what is stored: `rows` samples in the order in which a run meets them, each with
 /// the logits of every teacher.
@@ -27,7 +23,7 @@ struct PredictionShape {
 
 /// Writes the file row by row, whole or not at all. `produce` calls `put(indices, outputs)` for one
 /// batch after another, `rows` samples in all, and returns false to give up (nothing is written
-/// then, and false returned). Errors: FileError.
+/// then, and false returned). Errors: FileError, also for a logit that the type cannot hold.
 using PutBatch =
     std::function<void(const std::vector<int64_t>&, const std::vector<TeacherOutput>&)>;
 bool write_predictions(const StoreConfig& config, const PredictionShape& shape,
@@ -43,7 +39,7 @@ class StoredPredictions {
                     const MadeFrom& made_from);
 
   /// Logits that stand in these rows, which must be of these samples.
-  /// Errors: FileError when the file's order is another.
+  /// Errors: FileError when the file's order is another or a row is damaged.
   std::vector<TeacherOutput> rows(const std::vector<int64_t>& rows,
                                   const std::vector<int64_t>& samples) const;
 

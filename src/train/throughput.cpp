@@ -252,15 +252,10 @@ std::string measure_loader(const Recipe& recipe, int64_t steps) {
       open_dataset(*recipe.data.train, {.exif_orientation = input.exif_orientation},
                    recipe.data.classes, "data.train");
   const ImagePipeline pipeline(input, recipe.augment);
-  const int workers = worker_count(recipe.train);
-  BatchStream stream(*dataset, pipeline,
-                     {.batch_size = recipe.train.batch_size,
-                      .seed = static_cast<uint64_t>(recipe.train.seed),
-                      .workers = workers,
-                      .cache_bytes = recipe.data.cache_mb << 20,
-                      .drop_last = recipe.train.drop_last,
-                      .small_set = recipe.train.small_set,
-                      .repeats = recipe.augment.repeated});
+  StreamOptions options = stream_options(recipe);
+  options.cache_bytes = 0;  // every image is decoded, as in an epoch that no memory holds
+  const int workers = options.workers;
+  BatchStream stream(*dataset, pipeline, options);
   Batch batch;
   for (int i = 0; i < workers; ++i) stream.next(batch);
   int64_t images = 0;

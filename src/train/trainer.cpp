@@ -21,6 +21,7 @@
 #include "src/train/made_from.h"
 #include "src/train/memory.h"
 #include "src/train/splits.h"
+#include "src/train/step_plan.h"
 #include "src/train/training_inputs.h"
 
 namespace convpass {
@@ -82,10 +83,9 @@ class Trainer {
         inputs_(model_, whole_images(), training_view_, input_options()) {
     if (recipe.train.ema.decay > 0)
       ema_.emplace(recipe.train.ema, model_.trainable(), model_.buffers());
-    batches_per_epoch_ = inputs_.batches_per_epoch();
-    steps_per_epoch_ = std::max<int64_t>(1, batches_per_epoch_ / recipe.train.accumulate);
-    total_steps_ =
-        recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+    plan_ = step_plan(recipe.train, inputs_.batches_per_epoch());
+    steps_per_epoch_ = plan_.epoch_steps();
+    total_steps_ = plan_.run_steps(recipe.train);
     constexpr int64_t kLogLines = 1000;
     log_every_ = recipe.train.log_every > 0
                      ? recipe.train.log_every
@@ -95,7 +95,7 @@ class Trainer {
 
   TrainOutcome run() {
     if (stop_requested()) return {};  // while images were checked or features computed
-    if (distiller_ && !distiller_->ask_ahead(*splits_.train, input_options().stream)) return {};
+    if (distiller_ && !distiller_->ask_ahead(*splits_.train)) return {};
     if (run_.has_checkpoint()) {
       const TensorMap saved = run_.load_checkpoint();
       try {
@@ -120,16 +120,10 @@ class Trainer {
   /// reported without the wait.
   const Dataset& whole_images() {
     run_.check_made_from(made_from());
+    if (distiller_ && recipe_.data.on_error == OnError::stop)
+      distiller_->check_store(*splits_.train);
     check_images(splits_, recipe_);
     return *splits_.train;
-  }
-
-  /// The batch that `step` begins with. Each epoch begins with the data's own, whatever
-  /// `accumulate` leaves over; without drop_last nothing is left over.
-  int64_t first_batch(int64_t step) const {
-    if (!recipe_.train.drop_last) return step * recipe_.train.accumulate;
-    return step / steps_per_epoch_ * batches_per_epoch_ +
-           step % steps_per_epoch_ * recipe_.train.accumulate;
   }
 
   /// What the recipe names and does not hold, as JSON text.
@@ -155,17 +149,8 @@ class Trainer {
 
   TrainingInputs::Options input_options() const {
     TrainingInputs::Options options;
-    options.stream = {.batch_size = recipe_.train.batch_size,
-                      .seed = static_cast<uint64_t>(recipe_.train.seed),
-                      .workers = worker_count(recipe_.train),
-                      .cache_bytes = recipe_.data.cache_mb << 20,
-                      .drop_last = recipe_.train.drop_last,
-                      .small_set = recipe_.train.small_set,
-                      .repeats = recipe_.augment.repeated};
-    if (distiller_) {
-      options.stream.replay_epochs = distiller_->replay_epochs();
-      options.further_views = distiller_->views();
-    }
+    options.stream = stream_options(recipe_);
+    if (distiller_) options.further_views = distiller_->views();
     options.features_once = !model_.adapter && !model_.backbone_trainable &&
                             !training_view_.random() && !recipe_.augment.mix.on() &&
                             options.further_views.empty();
@@ -174,7 +159,7 @@ class Trainer {
 
   /// False when a signal stopped it; the state is saved then.
   bool train_steps() {
-    inputs_.seek(first_batch(step_));
+    inputs_.seek(plan_.first_batch(step_));
     Progress progress("training", total_steps_, "step");
     Clock::time_point saved = Clock::now();
     auto save = [&] {
@@ -190,8 +175,8 @@ class Trainer {
         loss_sum_ += loss;
         ++loss_steps_;
         if (step_++ == 0) run_.begin(recipe_, made_from());
-        if (first_batch(step_) != first_batch(step_ - 1) + recipe_.train.accumulate)
-          inputs_.seek(first_batch(step_));
+        if (plan_.first_batch(step_) != plan_.first_batch(step_ - 1) + plan_.accumulate)
+          inputs_.seek(plan_.first_batch(step_));
         char note[80];
         std::snprintf(note, sizeof note, "loss %.4f  lr %.2e", loss, rate());
         progress.update(step_, note);
@@ -225,7 +210,7 @@ class Trainer {
       const Pass pass{seeded_generator(random_key(seed, static_cast<uint64_t>(step_),
                                                   static_cast<uint64_t>(micro), Purpose::model))};
       const Batch batch = inputs_.next();
-      const MixDraw mix = mix_of(recipe_, batch, input_.size);
+      const MixDraw mix = mix_of(recipe_, batch, plan_, input_.size);
       std::vector<TeacherOutput> answers;
       if (distiller_) answers = distiller_->ask(batch, mix);
       const at::Tensor images = batch.images.to(model_.device());
@@ -476,7 +461,8 @@ class Trainer {
   Optimizer optimizer_;
   TrainingInputs inputs_;
   std::optional<Ema> ema_;
-  int64_t batches_per_epoch_ = 1, steps_per_epoch_ = 1, total_steps_ = 0;
+  StepPlan plan_;
+  int64_t steps_per_epoch_ = 1, total_steps_ = 0;
   int64_t step_ = 0;       ///< optimiser steps done
   int64_t log_every_ = 1;  ///< epochs
   double loss_sum_ = 0;    ///< since the last line of the log

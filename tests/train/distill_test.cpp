@@ -140,6 +140,62 @@ TEST_F(Distillation, IsResumedWithTheTeacherThatItBeganWith) {
   }
 }
 
+TEST_F(Distillation, AStoreIsRefusedForEverySettingThatItDependsOn) {
+  auto stored = [&](std::vector<std::string> sets) {
+    sets.push_back("distill.store.file=" + (folder() / "s.store").string());
+    return student(sets);
+  };
+  auto expect_refusal = [&](std::vector<std::string> sets, const std::string& says) {
+    const std::string got = refusal(stored(std::move(sets)));
+    EXPECT_NE(got.find("made from something else: " + says), std::string::npos) << got;
+    EXPECT_FALSE(fs::exists(folder() / "refused"));
+  };
+  // Lambda is one for all micro-batches of a step.
+  adapter_of("mix", stored({"distill.view=mix"}));
+  expect_refusal({"distill.view=mix", "train.accumulate=2"}, "accumulate: got 1, wanted 2");
+  // Without mixing the batches are the same ones.
+  fs::remove(folder() / "s.store");
+  adapter_of("crop", stored({"distill.view=same_ic"}));
+  adapter_of("steps", stored({"distill.view=same_ic", "train.accumulate=2"}));
+  // The box of CutMix is drawn in the student's pixels.
+  const std::vector<std::string> cutmix{"augment.cutmix=1"};
+  fs::remove(folder() / "s.store");
+  adapter_of("cutmix", stored(cutmix));
+  expect_refusal({"augment.cutmix=1", "backbone.image_size=32"}, "student_size.0: got 16");
+  // Other images in the same folder.
+  fs::remove(folder() / "s.store");
+  adapter_of("fixed", stored({"distill.view=fix_rs"}));
+  fs::rename(folder() / "images/train/a/0.bmp", folder() / "images/train/a/00.bmp");
+  expect_refusal({"distill.view=fix_rs"}, "images: got");
+}
+
+TEST_F(Distillation, StoresWhereAccumulateDoesNotDivideTheBatches) {
+  // 36 images in batches of 8: four, or with the partial one five, an epoch.
+  for (const char* drop_last : {"true", "false"}) {
+    std::vector<std::string> sets{"distill.view=mix", "train.accumulate=3",
+                                  std::string("train.drop_last=") + drop_last};
+    const auto looped = adapter_of(std::string("loop") + drop_last, student(sets));
+    sets.push_back("distill.store.file=" + (folder() / drop_last).string());
+    EXPECT_EQ(looped, adapter_of(std::string("first") + drop_last, student(sets)));
+    EXPECT_EQ(looped, adapter_of(std::string("second") + drop_last, student(sets)));
+  }
+}
+
+TEST_F(Distillation, TeachersWithoutNumbersToGiveLeaveNoStoreAndNoRun) {
+  const fs::path file = folder() / "s.store";
+  // A mean beyond float32 makes every logit infinite or none.
+  std::ofstream(folder() / "teacher.json") << R"({"classes": ["a", "b", "c"],
+      "input": {"size": 8, "mean": [0, 0, 0], "std": [1e-40, 1e-40, 1e-40]}})";
+  for (const auto& store : {std::string(), file.string()}) {
+    const std::string got = refusal(student({"distill.store.file=" + store}));
+    EXPECT_NE(got.find("/distill/teachers/0: its answers: got values that are not finite"),
+              std::string::npos)
+        << got;
+    EXPECT_FALSE(fs::exists(file));
+    EXPECT_FALSE(fs::exists(folder() / "refused"));
+  }
+}
+
 TEST_F(Distillation, BringsTheStudentNearerToTheTeacher) {
   const Recipe recipe = student({"train.epochs=30", "distill.view=same"});
   adapter_of("run", recipe);
@@ -241,9 +297,9 @@ TEST_F(Distillation, BadInputIsOneLine) {
   const std::string store = "distill.store.file=" + (folder() / "s.store").string();
   adapter_of("stored", student({store}));
   const std::pair<std::vector<std::string>, const char*> cases[] = {
-      {{store, "train.seed=9"}, "made from other order"},
-      {{store, "distill.view=fix_rs"}, "made from other"},
-      {{store, "distill.store.type=f16"}, "another type"},
+      {{store, "train.seed=9"}, "made from something else: seed: got 42, wanted 9"},
+      {{store, "distill.view=fix_rs"}, "made from something else"},
+      {{store, "distill.store.type=f16"}, "type: got \"f32\", wanted \"f16\""},
       {{store, "distill.feature=1"}, "/distill/store/file"},
       {{"distill.feature=1"}, "TorchScript teacher has no features"},
       {{"distill.kl=0"}, "/distill/kl"},

@@ -101,12 +101,13 @@ TEST_F(StoredPredictionsFile, TopKKeepsTheLargestAndTheMassOfTheRest) {
 TEST_F(StoredPredictionsFile, RefusesWhatWasMadeFromSomethingElse) {
   ASSERT_TRUE(write(config()));
   EXPECT_NE(refusal(config(), shape(), {{"teachers", "abd"}, {"view", "mix"}})
-                .find("made from other teachers: got \"abc\", wanted \"abd\""),
+                .find("made from something else: teachers: got \"abc\", wanted \"abd\""),
             std::string::npos);
   EXPECT_NE(refusal(config(), {.rows = kRows, .teachers = 2, .classes = 8}, made_from())
-                .find("another classes"),
+                .find("classes: got 7, wanted 8"),
             std::string::npos);
-  EXPECT_NE(refusal(config(StoredType::f16), shape(), made_from()).find("another type"),
+  EXPECT_NE(refusal(config(StoredType::f16), shape(), made_from())
+                .find("type: got \"f32\", wanted \"f16\""),
             std::string::npos);
   const StoredPredictions stored(config(), shape(), made_from());
   EXPECT_THROW(stored.rows(rows(0), indices(4)), FileError);
@@ -126,16 +127,33 @@ TEST_F(StoredPredictionsFile, RefusesDamagedFiles) {
   save_safetensors(config().file, other);
   EXPECT_NE(refusal(config(), shape(), made_from()).find("wanted stored predictions"),
             std::string::npos);
-  // A class that is none: found when it is read.
-  const StoreConfig top = config(StoredType::f32, 1);
-  ASSERT_TRUE(write(top));
-  TensorMap map = load_tensors(top.file);
-  map.tensors["records"] = at::full_like(map.at("records"), 255);
-  map.tensors["records"].narrow(1, 0, 8).copy_(
-      load_tensors(top.file).at("records").narrow(1, 0, 8));
-  fs::remove(top.file);
-  save_safetensors(top.file, map);
-  EXPECT_THROW(StoredPredictions(top, shape(), made_from()).rows(rows(0), indices(0)), FileError);
+  // A number that was changed, finite as it is: found when it is read.
+  ASSERT_TRUE(write(config()));
+  std::vector<uint8_t> changed = read_file(config().file);
+  changed[changed.size() - 20] ^= 1;
+  std::ofstream(config().file, std::ios::binary)
+      .write(reinterpret_cast<const char*>(changed.data()),
+             static_cast<std::streamsize>(changed.size()));
+  const StoredPredictions stored(config(), shape(), made_from());
+  EXPECT_EQ(stored.rows(rows(0), indices(0)).size(), 2u);
+  EXPECT_THROW(stored.rows(rows(8), indices(8)), FileError);
+}
+
+TEST_F(StoredPredictionsFile, RefusesALogitThatItsTypeCannotHold) {
+  first_[5][2] = 70000;
+  for (const auto& [type, top_k] : {std::pair{StoredType::f16, 0}, {StoredType::f32, 2}}) {
+    std::string text = "no error";
+    try {
+      write(config(type, top_k));
+    } catch (const FileError& error) {
+      text = error.what();
+    }
+    if (top_k > 0)
+      EXPECT_EQ(text, "no error");
+    else
+      EXPECT_NE(text.find("got a logit of 70000"), std::string::npos) << text;
+    EXPECT_EQ(fs::exists(config().file), top_k > 0);
+  }
 }
 
 TEST_F(StoredPredictionsFile, LeavesNothingWhenGivenUp) {

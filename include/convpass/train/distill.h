@@ -58,6 +58,8 @@ struct DistillConfig {
     return view == DistillView::fix_rs || view == DistillView::fix_cc ||
            view == DistillView::fix_ic_ens;
   }
+  /// Epochs after which order, views and mixing repeat, so that stored predictions fit; 0 = never.
+  int64_t replay_epochs() const { return on() && !fixed() ? store.epochs : 0; }
 };
 
 void fields(FieldVisitor& visitor, StoreConfig& config);
