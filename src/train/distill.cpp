@@ -31,6 +31,7 @@ std::optional<CropMode> crop_of(DistillView view) {
 }
 
 constexpr const char* kCropNames[] = {"none", "random_resized", "random", "inception"};
+constexpr const char* kStyleNames[] = {"timm", "funmatch", "bit"};
 
 }  // namespace
 
@@ -72,15 +73,20 @@ void resolve_view(Recipe& recipe) {
   if (!distill.on() || !crop) return;
   AugmentConfig& augment = recipe.augment;
   if (augment.crop != *crop && recipe.given.count("/augment/crop") != 0)
-    throw RecipeError(recipe.file, "/augment/crop",
+    throw RecipeError(recipe.where("/augment/crop"), "/augment/crop",
                       std::string("got \"") + kCropNames[static_cast<int>(augment.crop)] +
                           "\", wanted \"" + kCropNames[static_cast<int>(*crop)] +
                           "\" or nothing: distill.view says it");
   augment.crop = *crop;
+  recipe.given.emplace("/augment/crop", recipe.file);  // no rule chooses another
   const bool mixes = distill.view == DistillView::mix;
-  if (mixes && recipe.given.count("/augment/mixup") == 0) augment.mix.mixup = 1.0;
-  if (mixes && recipe.given.count("/augment/mix_style") == 0)
+  if (mixes && recipe.given.emplace("/augment/mixup", recipe.file).second) augment.mix.mixup = 1.0;
+  if (mixes && recipe.given.emplace("/augment/mix_style", recipe.file).second)
     augment.mix.style = MixStyle::funmatch;
+  if (mixes && augment.mix.style != MixStyle::funmatch)
+    throw RecipeError(recipe.where("/augment/mix_style"), "/augment/mix_style",
+                      std::string("got \"") + kStyleNames[static_cast<int>(augment.mix.style)] +
+                          "\", wanted \"funmatch\" or nothing: distill.view \"mix\" says it");
   if (mixes != augment.mix.on())
     throw RecipeError(recipe.file, "/augment/mixup",
                       mixes ? "got 0, wanted a number above 0 for distill.view \"mix\""

@@ -119,13 +119,14 @@ void overlay_set(JsonDocument& document, const std::string& set) {
 }
 
 /// The pointers of all plain values and lists; a null gives nothing.
-void collect_given(const Json& value, const std::string& pointer, std::set<std::string>& given) {
+void collect_given(const JsonDocument& document, const Json& value, const std::string& pointer,
+                   Recipe& recipe) {
   if (!value.is_object()) {
-    if (!value.is_null()) given.insert(pointer);
+    if (!value.is_null()) recipe.given.emplace(pointer, document.where(pointer));
     return;
   }
   for (const auto& [key, child] : value.items()) {
-    collect_given(child, child_pointer(pointer, key), given);
+    collect_given(document, child, child_pointer(pointer, key), recipe);
   }
 }
 
@@ -135,12 +136,18 @@ Recipe read_recipe(JsonDocument& document, const std::vector<std::string>& sets,
   Recipe recipe;
   read_document(document, walk_of(recipe), {"extends", "$schema"});
   recipe.file = file;
-  collect_given(document.root(), "", recipe.given);
+  collect_given(document, document.root(), "", recipe);
   resolve_view(recipe);
   return recipe;
 }
 
 }  // namespace
+
+const fs::path& Recipe::where(std::string pointer) const {
+  for (; !pointer.empty(); pointer.erase(pointer.rfind('/')))
+    if (auto found = given.find(pointer); found != given.end()) return found->second;
+  return file;
+}
 
 Recipe load_recipe(const fs::path& file, const std::vector<std::string>& sets) {
   if (!fs::exists(file)) throw FileError(file, "no such file, wanted a recipe (JSON)");

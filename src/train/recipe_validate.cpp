@@ -15,7 +15,7 @@ class Checker {
   explicit Checker(const Recipe& recipe) : recipe_(recipe) {}
 
   void require(bool holds, const std::string& pointer, const std::string& what) const {
-    if (!holds) throw RecipeError(recipe_.file, pointer, what);
+    if (!holds) throw RecipeError(recipe_.where(pointer), pointer, what);
   }
   void length(const std::string& pointer, size_t got, std::initializer_list<size_t> allowed,
               const std::string& wanted) const {

@@ -400,6 +400,20 @@ TEST_F(RecipeFiles, NeedWeightsAndImagesToTrain) {
       "no error");
 }
 
+TEST_F(RecipeFiles, AreBlamedForTheValuesThatTheyGive) {
+  write("parent.json", std::string("{") + kBackbone + R"(, "augment": {"mixup": 1}})");
+  const fs::path file =
+      write("r.json", R"({"extends": "parent.json", "optimizer": {"betas": [0.9]}})");
+  EXPECT_TRUE(error_of(file).starts_with("r.json: /optimizer/betas")) << error_of(file);
+  EXPECT_TRUE(error_of(file, {"optimizer.betas=[0.9,1]"}).starts_with("--set: /optimizer/betas/1"));
+  EXPECT_TRUE(error_of(file, {"optimizer.betas=[0.9,0.9]", "train.batch_size=7"})
+                  .starts_with("--set: /train/batch_size"));
+  const fs::path child =
+      write("c.json", R"({"extends": "parent.json", "augment": {"mix_style": "bit"}})");
+  write("parent.json", std::string("{") + kBackbone + R"(, "augment": {"mixup": 1, "cutmix": 1}})");
+  EXPECT_TRUE(error_of(child).starts_with("parent.json: /augment/cutmix")) << error_of(child);
+}
+
 TEST_F(RecipeFiles, ReportAnUnknownSetLikeAnUnknownKey) {
   fs::path file = write("r.json", "{}");
   EXPECT_TRUE(

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <filesystem>
-#include <set>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -75,9 +75,11 @@ enum class RecipeRule { none, bit_hyperrule, bit_hyperrule_light };
 
 /// A whole run, resolved (but for `rule`): plain nested structs, no JSON inside.
 struct Recipe {
-  std::filesystem::path file;   ///< where it came from, for messages
-  std::set<std::string> given;  ///< JSON pointers of the values that files and --set name; what a
-                                ///< rule leaves alone
+  std::filesystem::path file;  ///< where it came from, for messages
+  /// JSON pointers of the values that files and --set name, and who: what a rule leaves alone.
+  std::map<std::string, std::filesystem::path> given;
+  /// The file whose value stands at `pointer` or around it, or "--set"; `file` for a default.
+  const std::filesystem::path& where(std::string pointer) const;
   AboutConfig about;
   RecipeRule rule = RecipeRule::none;
   BackboneConfig backbone;
