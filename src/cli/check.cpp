@@ -42,8 +42,9 @@ DataReport report_data(const Recipe& recipe) {
   open(recipe.data.val, "val");
   open(recipe.data.test, "test");
   // Whether the splits fit together; without labels that is for the teachers' classes to say.
-  if (report.fault.empty() && recipe.data.train && report.classes > 0) try {
-      open_splits(recipe, {});
+  if (report.fault.empty() && report.train_images > 0) try {
+      check_pairs(recipe, report.train_images);
+      if (report.classes > 0) open_splits(recipe, {});
     } catch (const Error& error) {
       report.fault = error.what();
     }

@@ -83,6 +83,11 @@ void check(const InputConfig& input, const AugmentConfig& augment) {
               ", wanted sides above 0");
   require(input.crop_fraction > 0 && input.crop_fraction <= 1,
           "input.crop_fraction: got " + text(input.crop_fraction) + ", wanted above 0, at most 1");
+  constexpr double kMostPixels = 8192;
+  const auto side = static_cast<double>(std::max(input.size[0], input.size[1]));
+  require(side <= input.crop_fraction * kMostPixels,
+          "input.crop_fraction: got " + std::to_string(input.crop_fraction) + ", wanted at least " +
+              std::to_string(side / kMostPixels) + ": images are resized to at most 8192 pixels");
   for (const auto& [name, values] :
        {std::pair{"mean", &input.mean}, std::pair{"std", &input.std}}) {
     require(values->size() == 3, std::string("input.") + name + ": got " +

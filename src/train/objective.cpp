@@ -34,20 +34,18 @@ void fields(FieldVisitor& visitor, LossConfig& config) {
 }
 
 void fields(FieldVisitor& visitor, DistillTerms& config) {
+  const Bounds weight = between(0, 1e6);
   visitor.field("temperature", config.temperature,
                 "T: logits of teacher and student are divided by it in kl and soft_cross_entropy",
-                above(0));
-  visitor.field("kl", config.kl, "weight of T^2 KL(teacher || student)", at_least(0));
+                between(1e-3, 1e3));
+  visitor.field("kl", config.kl, "weight of T^2 KL(teacher || student)", weight);
   visitor.field("soft_cross_entropy", config.soft_cross_entropy,
-                "weight of T^2 times the cross-entropy on the teacher's probabilities",
-                at_least(0));
-  visitor.field("mse", config.mse, "weight of the mean squared difference of the logits",
-                at_least(0));
+                "weight of T^2 times the cross-entropy on the teacher's probabilities", weight);
+  visitor.field("mse", config.mse, "weight of the mean squared difference of the logits", weight);
   visitor.field("hard", config.hard,
-                "weight of the cross-entropy on the teacher's best class (DeiT)", at_least(0));
+                "weight of the cross-entropy on the teacher's best class (DeiT)", weight);
   visitor.field("feature", config.feature,
-                "weight of the distance of the features, through a trainable projection",
-                at_least(0));
+                "weight of the distance of the features, through a trainable projection", weight);
   visitor.choice("feature_distance", config.feature_distance, {"cosine", "mse"},
                  "cosine: 1 - cosine; mse: mean squared difference");
 }

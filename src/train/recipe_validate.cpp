@@ -153,6 +153,12 @@ void check_average(const Checker& check, const EmaConfig& ema) {
 
 void check_changes(const Checker& check, const Recipe& recipe) {
   const AugmentConfig& augment = recipe.augment;
+  const ErasingConfig& erasing = augment.erasing;
+  check.require(
+      erasing.probability > 0 || erasing == ErasingConfig{},
+      erasing.mode == ErasingMode::constant ? "/augment/erasing_count" : "/augment/erasing_mode",
+      "got a setting of random erasing with augment.random_erasing 0, wanted a "
+      "probability above 0");
   const std::vector<double>& jitter = augment.color_jitter;
   check.length("/augment/color_jitter", jitter.size(), {0, 1, 3, 4},
                "one strength, or those of brightness, contrast, saturation and, if wanted, hue");
@@ -306,12 +312,42 @@ struct TeacherChecker {
   }
 };
 
+void check_head(const Checker& check, const Recipe& recipe) {
+  check.require(recipe.head.type != HeadType::none || recipe.head.init == HeadInit::torch_default,
+                "/head/init", "got initial weights for head.type \"none\", wanted \"default\"");
+}
+
+/// Each of DeiT's two heads learns from a loss of its own.
+void check_two_heads(const Checker& check, const Recipe& recipe, bool needs_data) {
+  if (recipe.head.type != HeadType::distilled) return;
+  check.require(recipe.loss.label_weight > 0, "/head/type",
+                "got \"distilled\" with loss.label_weight 0, wanted \"linear\" or a weight above "
+                "0: the head on the class token learns from the labels alone");
+  const DistillTerms& terms = recipe.distill.terms;
+  const bool taught = terms.kl + terms.soft_cross_entropy + terms.mse + terms.hard > 0;
+  check.require((recipe.distill.on() || !needs_data) && taught, "/head/type",
+                std::string("got \"distilled\" ") +
+                    (recipe.distill.on() ? "with distill.feature alone" : "without teachers") +
+                    ", wanted \"linear\" or a loss on a teacher's answers: the head on the "
+                    "distillation token learns from them alone");
+}
+
 void check_distillation(const Checker& check, const Recipe& recipe, bool needs_data) {
   const DistillConfig& distill = recipe.distill;
   // A recipe that others extend need not name its teacher.
   check.require(!needs_data || distill.on() || recipe.loss.label_weight > 0, "/loss/label_weight",
                 "got 0 without distill.teachers, wanted a weight above 0 or a teacher");
+  check.require(!needs_data || distill.on() || distill.view == DistillView::same, "/distill/view",
+                "got a view without distill.teachers, wanted a teacher or \"same\"");
   if (!distill.on()) return;
+  const StoreConfig& store = distill.store;
+  check.require(
+      !distill.fixed() || store.epochs == 0, "/distill/store/epochs",
+      "got " + std::to_string(store.epochs) + " with a view whose teacher is asked once, wanted 0");
+  check.require(!store.file.empty() || store.top_k == 0, "/distill/store/top_k",
+                "got " + std::to_string(store.top_k) + " without distill.store.file, wanted 0");
+  check.require(!store.file.empty() || store.type == StoredType::f32, "/distill/store/type",
+                "got \"f16\" without distill.store.file, wanted the file or \"f32\"");
   const DistillTerms& terms = distill.terms;
   check.require(terms.kl + terms.soft_cross_entropy + terms.mse + terms.hard + terms.feature > 0,
                 "/distill/kl", "got no loss at all, wanted a weight above 0 for one of the terms");
@@ -335,6 +371,8 @@ void validate(const Recipe& recipe, bool needs_data) {
   check_data(check, recipe, needs_data);
   check_input(check, recipe);
   check_distillation(check, recipe, needs_data);
+  check_head(check, recipe);
+  check_two_heads(check, recipe, needs_data);
   check_average(check, recipe.train.ema);
   if (recipe.rule != RecipeRule::none) return;  // it has yet to fill in what the rest goes with
   check_augment(check, recipe.augment);

@@ -122,8 +122,22 @@ Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher
   return splits;
 }
 
+void check_pairs(const Recipe& recipe, int64_t images) {
+  const MixConfig& mix = recipe.augment.mix;
+  if (!mix.on() || mix.style != MixStyle::timm) return;
+  const int64_t batch =
+      std::ssize(BatchOrder(images, stream_options(recipe)).samples(/*step=*/0).indices);
+  if (batch % 2 != 0)
+    throw RecipeError(recipe.file, "/train/batch_size",
+                      "got a batch of all " + std::to_string(batch) +
+                          " training images, wanted an even number: augment.mix_style \"timm\" "
+                          "mixes pairs");
+}
+
 void check_images(Splits& splits, const Recipe& recipe) {
+  check_pairs(recipe, splits.train->size());
   check_images(*splits.train, recipe, "data.train");
+  check_pairs(recipe, splits.train->size());  // some may have been left out
   if (splits.val) check_images(*splits.val, recipe, "data.val");
   if (splits.test) check_images(*splits.test, recipe, "data.test");
 }

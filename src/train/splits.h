@@ -20,8 +20,12 @@ struct Splits {
 /// data.class_names, `teacher_classes` or the other splits. Errors: Error.
 Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher_classes = {});
 
+/// Errors: RecipeError where the recipe mixes pairs and so few training images make an odd batch.
+void check_pairs(const Recipe& recipe, int64_t images);
+
 /// Decodes every image once: broken ones stop the run (the first ten and a count) or are left out,
-/// as `data.on_error` says. A stop that is requested meanwhile ends it early. Errors: Error.
+/// as `data.on_error` says. A stop that is requested meanwhile ends it early. Errors: Error, also
+/// those of check_pairs before the wait.
 void check_images(Splits& splits, const Recipe& recipe);
 
 /// Opens one data set to evaluate on, which must have labels, and checks its images.

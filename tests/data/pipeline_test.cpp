@@ -396,6 +396,16 @@ TEST(Pipeline, RefusesWhatIsNotResolved) {
             "augment.crop_area: got [0.5, 0.2], wanted two rising numbers above 0 and at most 1");
 }
 
+TEST(Pipeline, RefusesToResizeToMoreThanItCanHold) {
+  InputConfig input = input_of(8, 8);
+  input.crop_fraction = 8.0 / 8192;
+  ImagePipeline(input, {});
+  input.crop_fraction = 1e-9;
+  EXPECT_EQ(test::message_of([&] { ImagePipeline(input, {}); }),
+            "input.crop_fraction: got 0.000000, wanted at least 0.000977: images are resized to at "
+            "most 8192 pixels");
+}
+
 TEST(Pipeline, RefusesPixelsThatTheCropDoesNotFitIn) {
   InputConfig input = input_of(8, 8);
   input.resize_to = {9, 7};

@@ -17,7 +17,9 @@ class Deit : public TinyRun {
  protected:
   Recipe distilled_recipe(std::vector<std::string> sets = {}) const {
     std::vector<std::string> all{"backbone.weights=" + (kDeit / "model.safetensors").string(),
-                                 "head.type=distilled"};
+                                 "head.type=distilled",
+                                 R"(distill.teachers={"type": "checkpoint", "weights": ")" +
+                                     (kDeit / "model.safetensors").string() + R"("})"};
     all.insert(all.end(), sets.begin(), sets.end());
     return tiny_recipe(all);
   }
@@ -60,22 +62,39 @@ TEST_F(Deit, TwoHeadsAnswerAsTimms) {
 }
 
 TEST_F(Deit, EachHeadLearnsFromItsOwn) {
-  // Without a teacher the second head gets no gradient; AdamW without decay leaves it alone.
-  train(distilled_recipe({"adapter.type=none", "optimizer.weight_decay=0"}), folder() / "labels",
-        false);
-  const TensorMap labels = load_tensors(folder() / "labels/adapter.safetensors");
-  TunedModel fresh = build_model(distilled_recipe({"adapter.type=none"}), 3);
-  EXPECT_TRUE(at::equal(labels.at("head_dist.weight"), fresh.head.distilled_weight.detach()));
-  EXPECT_FALSE(at::equal(labels.at("head.weight"), fresh.head.weight.detach()));
+  int runs = 0;
+  auto heads = [&](const std::vector<std::string>& sets) {
+    std::vector<std::string> all{"adapter.type=none"};
+    all.insert(all.end(), sets.begin(), sets.end());
+    const auto out = folder() / std::to_string(runs++);
+    train(distilled_recipe(all), out, false);
+    const TensorMap file = load_tensors(out / "adapter.safetensors");
+    return std::pair{file.at("head.weight").clone(), file.at("head_dist.weight").clone()};
+  };
+  const auto [labels, taught] = heads({});
+  const auto [same_labels, otherwise_taught] = heads({"distill.kl=0", "distill.hard=1"});
+  EXPECT_TRUE(at::equal(labels, same_labels));
+  EXPECT_FALSE(at::equal(taught, otherwise_taught));
+  const auto [other_labels, same_taught] = heads({"loss.label_smoothing=0.3"});
+  EXPECT_FALSE(at::equal(labels, other_labels));
+  EXPECT_TRUE(at::equal(taught, same_taught));
+}
 
-  const std::string teacher = R"(distill.teachers=[{"type": "checkpoint", "weights": ")" +
-                              (kDeit / "model.safetensors").string() + R"("}])";
-  train(distilled_recipe({"adapter.type=none", "optimizer.weight_decay=0", teacher, "distill.kl=0",
-                          "distill.hard=1", "loss.label_weight=0"}),
-        folder() / "teacher", false);
-  const TensorMap taught = load_tensors(folder() / "teacher/adapter.safetensors");
-  EXPECT_FALSE(at::equal(taught.at("head_dist.weight"), fresh.head.distilled_weight.detach()));
-  EXPECT_TRUE(at::equal(taught.at("head.weight"), fresh.head.weight.detach()));
+TEST_F(Deit, AHeadThatLearnsFromNothingIsRefused) {
+  for (const auto& [set, says] :
+       {std::pair{"distill.teachers=[]", "got \"distilled\" without teachers"},
+        {"loss.label_weight=0", "got \"distilled\" with loss.label_weight 0"}}) {
+    try {
+      validate(distilled_recipe({set}), /*needs_data=*/true);
+      ADD_FAILURE() << set;
+    } catch (const RecipeError& error) {
+      EXPECT_NE(std::string(error.what()).find(std::string("/head/type: ") + says),
+                std::string::npos)
+          << error.what();
+    }
+  }
+  EXPECT_THROW(validate(distilled_recipe({"distill.kl=0", "distill.feature=1"}), true),
+               RecipeError);
 }
 
 TEST_F(Deit, TheAdapterFileKeepsBothHeads) {

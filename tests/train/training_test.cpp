@@ -385,6 +385,26 @@ TEST_F(Runs, ThatFailBeforeTheirFirstStepLeaveNothing) {
   EXPECT_FALSE(std::filesystem::exists(folder() / "above"));
 }
 
+TEST_F(Runs, OfFewerImagesThanABatchAreRefusedWherePairsAreMixedOfAnOddNumber) {
+  const Recipe recipe =
+      tiny_recipe({"augment.mixup=0.8", "train.batch_size=100", "data.train.limit=31"});
+  try {
+    train(recipe, folder() / "run", false);
+    ADD_FAILURE() << "no error";
+  } catch (const RecipeError& error) {
+    EXPECT_NE(
+        std::string(error.what()).find("/train/batch_size: got a batch of all 31 training images"),
+        std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder() / "run"));
+  // What is never mixed needs no pairs.
+  EXPECT_TRUE(train(tiny_recipe({"augment.mixup=0.8", "augment.mix_probability=0",
+                                 "train.batch_size=100", "data.train.limit=31"}),
+                    folder() / "run", false)
+                  .finished);
+}
+
 TEST_F(Runs, SelectingByValTakesThatEpochsWeights) {
   const Recipe recipe = tiny_recipe({"select=best_val", "optimizer.lr=0.05"});
   const auto result = nlohmann::json::parse(train(recipe, folder() / "run", false).result_json);

@@ -26,7 +26,7 @@ struct MixConfig {
   MixMode mode = MixMode::batch;    ///< timm: one draw for the batch, for each pair or for each row
   double probability = 1.0;         ///< timm: of mixing at all
   double switch_probability = 0.5;  ///< timm: of CutMix where both are on
-  bool on() const { return mixup > 0 || cutmix > 0; }
+  bool on() const { return (mixup > 0 || cutmix > 0) && probability > 0; }
 };
 /// In the object of `augment`: mixup, cutmix, mix_style, mix_mode, mix_probability, mix_switch.
 void fields(FieldVisitor& visitor, MixConfig& config);
