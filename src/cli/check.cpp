@@ -8,6 +8,7 @@
 #include "convpass/train/progress.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
+#include "src/train/distiller.h"
 #include "src/train/memory.h"
 #include "src/train/splits.h"
 #include "src/train/step_plan.h"
@@ -72,7 +73,27 @@ void report_steps(const Recipe& recipe, int64_t images) {
       step_plan(train, BatchOrder(images, stream_options(recipe)).steps_per_epoch());
   say("steps: " + std::to_string(plan.epoch_steps()) + " an epoch, " +
       std::to_string(plan.run_steps(train)) + " in all; convpass bench " + recipe.file.string() +
-      " measures one");
+      " measures one" + (recipe.distill.on() ? ", its teachers aside" : ""));
+}
+
+/// Opens the teachers as a run would and says what is wrong with them, or nothing.
+std::string report_teachers(const Recipe& recipe, const TunedModel& model,
+                            const InputConfig& input) {
+  try {
+    validate(recipe, /*needs_data=*/recipe.data.train.has_value());
+    if (!recipe.distill.on()) return {};
+    Distiller distiller(recipe);
+    say("teachers: " + std::to_string(recipe.distill.teachers.size()) + ", their weights take " +
+        mebibytes(static_cast<double>(distiller.weight_bytes())) + " more");
+    if (!recipe.data.train) return {};
+    const Splits splits = open_splits(recipe, distiller.classes());
+    distiller.check_classes(splits.train->classes());
+    distiller.prepare(input, model.backbone->feature_dim(), /*seed=*/0, model.device());
+    distiller.check_store(*splits.train);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
 }
 
 int run_check(const Arguments& arguments) {
@@ -95,11 +116,14 @@ int run_check(const Arguments& arguments) {
     say("classes: not known without the training images, taken as 10");
   }
   TunedModel model = build_for_training(recipe, data.classes);
-  resolve_input(recipe.input, model);
+  const InputConfig input = resolve_input(recipe.input, model);
+  ImagePipeline(input, recipe.augment);  // checks the numbers
   report_model(recipe, model);
   if (data.train_images > 0) report_steps(recipe, data.train_images);
+  const std::string teachers_fault = report_teachers(recipe, model, input);
   print(recipe_json(recipe));
-  if (!data.fault.empty()) throw Error(data.fault);
+  for (const std::string& fault : {data.fault, teachers_fault})
+    if (!fault.empty()) throw Error(fault);
   return 0;
 }
 
@@ -112,8 +136,9 @@ const Command& check_command() {
       .summary = "Resolves and validates a recipe, builds its model, estimates memory and steps.",
       .details =
           "Prints the resolved recipe on stdout and the estimates on stderr; images are counted, "
-          "not decoded. Data that is missing or does not fit ends it with status 2, after the "
-          "report.",
+          "not decoded. Data or teachers that are missing or do not fit end it with status 2, "
+          "after "
+          "the report.",
       .options = {{"--set", "K=V", "overlays one value of the recipe", true}},
       .min_positional = 1,
       .max_positional = 1,

@@ -73,38 +73,59 @@ nlohmann::ordered_json summary(const at::Tensor& values) {
 
 Distiller::Distiller(const Recipe& recipe) : recipe_(recipe), config_(recipe.distill) {
   for (size_t i = 0; i < config_.teachers.size(); ++i) {
-    teachers_.push_back(load_teacher(config_.teachers[i], recipe.train.device));
-    const std::string where = "/distill/teachers/" + std::to_string(i);
-    if (teachers_[i]->classes().size() != teachers_[0]->classes().size())
-      throw RecipeError(recipe.file, where,
-                        "got " + std::to_string(teachers_[i]->classes().size()) +
-                            " classes, wanted " + std::to_string(teachers_[0]->classes().size()) +
-                            " like the first teacher");
+    try {
+      teachers_.push_back(load_teacher(config_.teachers[i], recipe.train.device));
+    } catch (const Error& error) {
+      refuse(i, error.what());
+    }
     if (asks_features() && teachers_[i]->feature_dim() == 0)
-      throw RecipeError(recipe.file, where,
-                        "a TorchScript teacher has no features: wanted distill.feature 0, or a "
-                        "teacher of the type \"adapter\"");
+      refuse(i,
+             "a TorchScript teacher has no features: wanted distill.feature 0, or a teacher of the "
+             "type \"adapter\"");
+    check_classes_of(i, classes(), "the first teacher");
   }
+  const auto classes = static_cast<int64_t>(this->classes().size());
+  if (config_.store.top_k >= classes)
+    throw RecipeError(recipe.file, "/distill/store/top_k",
+                      "got " + std::to_string(config_.store.top_k) + ", wanted fewer than the " +
+                          std::to_string(classes) + " classes, or 0 for all of them");
+}
+
+void Distiller::refuse(size_t teacher, const std::string& why) const {
+  throw RecipeError(recipe_.file, "/distill/teachers/" + std::to_string(teacher), why);
 }
 
 void Distiller::check_classes(const std::vector<std::string>& classes) const {
-  const std::vector<std::string>& ours = this->classes();
-  if (classes.size() != ours.size())
-    throw RecipeError(recipe_.file, "/distill/teachers/0",
-                      "got a teacher of " + std::to_string(ours.size()) + " classes, wanted " +
-                          std::to_string(classes.size()) + ", the classes of data.train");
+  for (size_t i = 0; i < teachers_.size(); ++i) check_classes_of(i, classes, "data.train");
+}
+
+void Distiller::check_classes_of(size_t teacher, const std::vector<std::string>& classes,
+                                 const std::string& whose) const {
+  const std::vector<std::string>& theirs = teachers_[teacher]->classes();
+  if (classes.size() != theirs.size())
+    refuse(teacher, "got " + std::to_string(theirs.size()) + " classes, wanted " +
+                        std::to_string(classes.size()) + " like " + whose);
   auto numbers = [](const std::vector<std::string>& names) {
     return std::all_of(names.begin(), names.end(), [](const std::string& name) {
       return !name.empty() && name.find_first_not_of("0123456789") == std::string::npos;
     });
   };
-  if (numbers(classes) || numbers(ours)) return;
-  for (size_t i = 0; i < ours.size(); ++i)
-    if (classes[i] != ours[i])
-      throw RecipeError(recipe_.file, "/distill/teachers/0",
-                        "got a teacher whose class " + std::to_string(i) + " is " +
-                            json_quote(ours[i]) + ", wanted " + json_quote(classes[i]) +
-                            " as in data.train");
+  if (numbers(theirs) && !numbers(classes))
+    say("distill.teachers/" + std::to_string(teacher) +
+        ": its classes are numbers, so whether they stand in the order of " + whose +
+        " is not checked");
+  if (numbers(classes) || numbers(theirs)) return;
+  for (size_t i = 0; i < theirs.size(); ++i)
+    if (classes[i] != theirs[i])
+      refuse(teacher, "got a teacher whose class " + std::to_string(i) + " is " +
+                          json_quote(theirs[i]) + ", wanted " + json_quote(classes[i]) + " as in " +
+                          whose);
+}
+
+int64_t Distiller::weight_bytes() const {
+  int64_t sum = 0;
+  for (const auto& teacher : teachers_) sum += teacher->weight_bytes();
+  return sum;
 }
 
 MadeFrom Distiller::teachers_made_from() const {
@@ -154,8 +175,7 @@ std::vector<View> Distiller::own_views() const {
 TeacherOutput Distiller::ask_one(size_t teacher, const at::Tensor& images) const {
   TeacherOutput output = teachers_[teacher]->ask(images.to(device_), asks_features());
   if (!at::isfinite(output.logits).all().item<bool>())
-    throw RecipeError(recipe_.file, "/distill/teachers/" + std::to_string(teacher),
-                      "its answers: got values that are not finite, wanted finite numbers");
+    refuse(teacher, "its answers: got values that are not finite, wanted finite numbers");
   return output;
 }
 

@@ -28,6 +28,7 @@ class Distiller {
   /// Errors: Error for a training set of other classes.
   void check_classes(const std::vector<std::string>& classes) const;
 
+  int64_t weight_bytes() const;
   /// Weights and input of each teacher.
   MadeFrom teachers_made_from() const;
 
@@ -58,6 +59,10 @@ class Distiller {
                              const ImagePipeline& student, int workers) const;
 
  private:
+  /// Errors: RecipeError at the teacher.
+  [[noreturn]] void refuse(size_t teacher, const std::string& why) const;
+  void check_classes_of(size_t teacher, const std::vector<std::string>& classes,
+                        const std::string& whose) const;
   bool asks_features() const { return config_.terms.feature > 0; }
   TeacherOutput ask_one(size_t teacher, const at::Tensor& images) const;
   std::vector<TeacherOutput> combined(std::vector<TeacherOutput> answers) const;

@@ -19,6 +19,24 @@ namespace {
 
 namespace fs = std::filesystem;
 
+int64_t bytes_of(const NamedTensors& tensors) {
+  int64_t sum = 0;
+  for (const auto& [name, tensor] : tensors) sum += static_cast<int64_t>(tensor.nbytes());
+  return sum;
+}
+
+/// The backbone's checkpoint: the teacher's own run knows it where the recipe does not say.
+fs::path backbone_of(const AdapterTeacher& source, const fs::path& adapter) {
+  if (!source.backbone.empty()) return source.backbone;
+  if (load_adapter(adapter).backbone.format == BackboneIdentity::kRandom) return {};
+  const fs::path recipe = adapter.parent_path() / "recipe.json";
+  const fs::path weights = fs::exists(recipe) ? load_recipe(recipe).backbone.weights : fs::path();
+  if (weights.empty() || !fs::exists(weights))
+    throw FileError(adapter,
+                    "backbone: missing, wanted the checkpoint that the adapter was trained on");
+  return weights;
+}
+
 /// A model of ours, however its parts came together.
 class TunedTeacher : public Teacher {
  public:
@@ -28,6 +46,9 @@ class TunedTeacher : public Teacher {
     return {.logits = model_.head.forward(pooled), .features = features ? pooled : at::Tensor()};
   }
   int64_t feature_dim() const override { return model_.backbone->feature_dim(); }
+  int64_t weight_bytes() const override {
+    return bytes_of(model_.backbone->parameters()) + bytes_of(model_.trainable());
+  }
 
  protected:
   void set_identity() {
@@ -43,7 +64,7 @@ class TeacherFromAdapter final : public TunedTeacher {
   TeacherFromAdapter(const AdapterTeacher& source, DeviceChoice device, Precision precision) {
     const fs::path file =
         fs::is_directory(source.adapter) ? source.adapter / "adapter.safetensors" : source.adapter;
-    LoadedModel loaded = load_tuned_model(file, source.backbone, device, precision);
+    LoadedModel loaded = load_tuned_model(file, backbone_of(source, file), device, precision);
     input_ = loaded.input;
     classes_ = loaded.classes;
     model_ = std::move(loaded.model);
@@ -54,7 +75,11 @@ class TeacherFromAdapter final : public TunedTeacher {
 class TeacherFromCheckpoint final : public TunedTeacher {
  public:
   TeacherFromCheckpoint(const CheckpointTeacher& source, DeviceChoice device, Precision precision) {
-    const TensorMap head = load_backbone_checkpoint(source.weights).head;
+    const TensorMap file = load_tensors(source.weights);
+    if (const auto format = file.metadata.find("format");
+        format != file.metadata.end() && format->second == "convpass-adapter")
+      throw FileError(source.weights, "is an adapter of convpass, wanted the type \"adapter\"");
+    const TensorMap head = backbone_checkpoint_from(file, source.weights).head;
     const auto weight = head.tensors.find("head.weight");
     if (weight == head.tensors.end() || weight->second.dim() != 2)
       throw FileError(source.weights, "has no head, wanted a classifier");
@@ -100,6 +125,7 @@ class ScriptTeacher final : public Teacher {
  public:
   ScriptTeacher(const TorchScriptTeacher& source, DeviceChoice device, Precision precision)
       : device_(resolve_device(device)), type_(dtype_of(precision)) {
+    module_.emplace(source.file);
     fs::path beside = source.file;
     beside.replace_extension(".json");
     const auto notes = read_script_notes(source.file);
@@ -110,23 +136,23 @@ class ScriptTeacher final : public Teacher {
     classes_ = notes->classes;
     input_ = notes->input;
     identity_ = script_hash(source.file);
-    module_.emplace(source.file);
+    const auto classes = static_cast<int64_t>(classes_.size());
+    if (const int64_t width = module_->width(input_.size); width != classes)
+      throw FileError(source.file, "its forward: got " + std::to_string(width) +
+                                       " logits, wanted " + std::to_string(classes) +
+                                       ", the classes of its .json");
     module_->to(device_, type_);
-    ask(at::zeros({1, 3, input_.size[0], input_.size[1]}).to(device_), false);
   }
 
   TeacherOutput ask(const at::Tensor& images, bool features) const override {
     TORCH_CHECK(!features, "a TorchScript teacher has no features");
     at::NoGradGuard no_grad;
-    const at::Tensor logits = module_->forward(images.to(type_));
-    const auto classes = static_cast<int64_t>(classes_.size());
-    if (logits.size(1) != classes)
-      throw FileError(module_->file(), "its forward: got " + std::to_string(logits.size(1)) +
-                                           " logits, wanted " + std::to_string(classes) +
-                                           ", the classes of its .json");
-    return {.logits = logits.to(at::kFloat), .features = {}};
+    return {.logits = module_->forward(images.to(type_)).to(at::kFloat), .features = {}};
   }
   int64_t feature_dim() const override { return 0; }
+  int64_t weight_bytes() const override {
+    return bytes_of(module_->parameters()) + bytes_of(module_->buffers());
+  }
 
  private:
   std::optional<ScriptModule> module_;
@@ -138,7 +164,8 @@ class ScriptTeacher final : public Teacher {
 
 void fields(FieldVisitor& visitor, AdapterTeacher& source) {
   visitor.field("adapter", source.adapter, "its adapter.safetensors, or the run folder with it");
-  visitor.field("backbone", source.backbone, "the checkpoint that the adapter was trained on");
+  visitor.field("backbone", source.backbone,
+                "the checkpoint that the adapter was trained on; empty: as its run's recipe says");
 }
 
 void fields(FieldVisitor& visitor, CheckpointTeacher& source) {

@@ -157,6 +157,41 @@ TEST_F(CommandLineRuns, CheckReportsAllAndEndsWithTwoWhereTheDataDoesNotFit) {
   }
 }
 
+TEST_F(CommandLineRuns, CheckOpensTheTeachersAsARunWould) {
+  for (const char* end : {".pt", ".json"})
+    fs::copy_file(std::string(CONVPASS_TEST_DATA) + "/teacher/tiny" + end,
+                  folder() / (std::string("teacher") + end));
+  auto checked = [&](std::vector<std::string> sets) {
+    std::vector<std::string> words{"check", (folder() / "recipe.json").string()};
+    for (const std::string& set : sets) words.insert(words.end(), {"--set", set});
+    return run(words);
+  };
+  auto teacher = [&](const std::string& file) {
+    return R"(distill.teachers={"type": "torchscript", "file": ")" + (folder() / file).string() +
+           "\"}";
+  };
+  const Result good = checked({teacher("teacher.pt")});
+  EXPECT_EQ(good.status, 0) << good.err;
+  EXPECT_NE(good.err.find("teachers: 1, their weights take"), std::string::npos) << good.err;
+  std::ofstream(folder() / "s.store") << "nothing";
+  const std::pair<std::vector<std::string>, std::string> cases[] = {
+      {{teacher("none.pt")}, "/distill/teachers/0/file: no such file"},
+      {{teacher("weights/tiny.safetensors")}, "/distill/teachers/0: "},
+      {{teacher("teacher.pt"), "data.train.path=" + (folder() / "images").string(), "data.val=null",
+        "data.test=null"},
+       "/distill/teachers/0: "},
+      {{teacher("teacher.pt"), "distill.store.file=" + (folder() / "s.store").string()}, "s.store"},
+      {{teacher("teacher.pt"), "distill.store.file=" + (folder() / "none/s").string()},
+       "cannot be written"},
+      {{"loss.label_weight=0"}, "/loss/label_weight: got 0 without distill.teachers"},
+  };
+  for (const auto& [sets, says] : cases) {
+    const Result refused = checked(sets);
+    EXPECT_EQ(refused.status, 2) << says;
+    EXPECT_NE(refused.err.find(says), std::string::npos) << refused.err;
+  }
+}
+
 TEST_F(CommandLineRuns, AnAdapterOnABackboneOfAnotherPatchNamesBothBackbones) {
   ASSERT_EQ(run(training(folder() / "run")).status, 0);
   VitConfig config;

@@ -82,7 +82,9 @@ TEST_F(ScriptedTeacher, IsRefusedInOneLineThatSaysWhy) {
   fs::copy_file(tiny(".safetensors"), folder_ / "t.pt", fs::copy_options::overwrite_existing);
   EXPECT_NE(refusal().find("no TorchScript file"), std::string::npos) << refusal();
   EXPECT_EQ(refusal().find('\n'), std::string::npos) << refusal();
-  fs::remove(folder_ / "t.json");
+  fs::remove(folder_ / "t.json");  // what the file is comes first
+  EXPECT_NE(refusal().find("got a safetensors file"), std::string::npos) << refusal();
+  fs::copy_file(tiny(".pt"), folder_ / "t.pt", fs::copy_options::overwrite_existing);
   EXPECT_NE(refusal().find("t.json beside it"), std::string::npos) << refusal();
 }
 
@@ -100,6 +102,32 @@ TEST(Renormalized, IsExactForAnyPair) {
 }
 
 class TunedTeacherRun : public TinyRun {};
+
+TEST_F(TunedTeacherRun, TakesItsBackboneFromItsRunWhereItIsNotGiven) {
+  train(tiny_recipe({"train.epochs=1"}), folder() / "run", false);
+  auto load = [](const fs::path& adapter) {
+    return load_teacher({.source = AdapterTeacher{.adapter = adapter, .backbone = {}}},
+                        DeviceChoice::cpu);
+  };
+  EXPECT_EQ(load(folder() / "run")->classes().size(), 3u);
+  const fs::path alone = folder() / "alone.safetensors";
+  fs::copy_file(folder() / "run/adapter.safetensors", alone);
+  fs::remove(folder() / "recipe.json");
+  CheckpointTeacher checkpoint;
+  checkpoint.weights = alone;
+  for (const auto& [source, says] :
+       {std::pair<TeacherConfig, const char*>{
+            {.source = AdapterTeacher{.adapter = alone, .backbone = {}}},
+            "alone.safetensors: backbone: missing, wanted the checkpoint that the adapter was"},
+        {{.source = checkpoint}, "wanted the type \"adapter\""}}) {
+    try {
+      load_teacher(source, DeviceChoice::cpu);
+      ADD_FAILURE() << says;
+    } catch (const FileError& error) {
+      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    }
+  }
+}
 
 TEST_F(TunedTeacherRun, AnswersAsTheModelItWasMadeOf) {
   const Recipe recipe = tiny_recipe();

@@ -17,7 +17,7 @@ class FieldVisitor;
 /// A model of ours: an adapter file (or a run folder) and its backbone.
 struct AdapterTeacher {
   std::filesystem::path adapter;
-  std::filesystem::path backbone;
+  std::filesystem::path backbone;  ///< empty: as the recipe.json beside the adapter says
 };
 /// A classifier of timm, Hugging Face or Google with its head in the file.
 struct CheckpointTeacher {
@@ -51,6 +51,7 @@ class Teacher {
   virtual TeacherOutput ask(const at::Tensor& images, bool features) const = 0;
   /// Width of the features, 0 when it has none to give.
   virtual int64_t feature_dim() const = 0;
+  virtual int64_t weight_bytes() const = 0;
   /// Its own evaluation view; size, mean and std are set.
   const InputConfig& input() const { return input_; }
   const std::vector<std::string>& classes() const { return classes_; }
