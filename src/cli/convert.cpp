@@ -176,6 +176,8 @@ void to_official(const fs::path& in, const fs::path& out) {
       throw FileError(in, "it holds a whole backbone, wanted bypasses and a head alone");
     }
   }
+  if (file.head == HeadType::distilled)
+    throw FileError(in, "it holds DeiT's two heads, wanted one: the official form has no second");
   if (!is_pytorch_name(out)) {
     throw UsageError("convert: got output " + json_quote(out.string()) +
                      ", wanted a name ending in .pt for the official form of an adapter");
@@ -206,7 +208,13 @@ void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const 
   if (is_bit_checkpoint(map)) {
     for (BitFormat each : kBitFormats) known.emplace_back(bit_format_name(each));
     BitFormat format = wanted_format(to, bit_format_named(to), known);
-    save(out, bit_checkpoint_as(bit_checkpoint_from(map, in), format));
+    const BitCheckpoint bit = bit_checkpoint_from(map, in);
+    if (is_pytorch_name(out) && bit.config.groups != BitConfig{}.groups)
+      throw UsageError("convert: got output " + json_quote(out.string()) +
+                       ", wanted a name ending in .safetensors: nothing in a PyTorch file tells "
+                       "its " +
+                       std::to_string(bit.config.groups) + " groups");
+    save(out, bit_checkpoint_as(bit, format));
   } else if (is_tresnet_checkpoint(map)) {
     // The authors' naming is not written: of their norms' weights no sign is left.
     wanted_format(to, to == "timm" ? std::optional(TResnetFormat::timm) : std::nullopt, {"timm"});

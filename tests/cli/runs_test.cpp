@@ -12,6 +12,8 @@
 #include <thread>
 
 #include "convpass/core/file.h"
+#include "convpass/models/bit_checkpoint.h"
+#include "convpass/models/bit_resnet.h"
 #include "tests/train/tiny_run.h"
 
 extern char** environ;
@@ -209,6 +211,36 @@ TEST_F(CommandLineRuns, AnAdapterOnABackboneOfAnotherPatchNamesBothBackbones) {
       << refused.err;
   EXPECT_NE(refused.err.find("got vit width 32 depth 2 heads 2 patch 3"), std::string::npos)
       << refused.err;
+}
+
+TEST_F(CommandLineRuns, WhatAFileCannotTellIsNotConvertedToIt) {
+  const std::string deit =
+      std::string(CONVPASS_TEST_DATA) + "/vit/timm_deit_distilled/model.safetensors";
+  const Result trained =
+      run(training(folder() / "run",
+                   {"--set", "backbone.weights=" + deit, "--set", "head.type=distilled", "--set",
+                    "train.epochs=1", "--set",
+                    R"(distill.teachers={"type": "checkpoint", "weights": ")" + deit + R"("})"}));
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  const fs::path out = folder() / "out.pt";
+  const Result heads =
+      run({"convert", (folder() / "run/adapter.safetensors").string(), out.string()});
+  EXPECT_EQ(heads.status, 2);
+  EXPECT_NE(heads.err.find("it holds DeiT's two heads"), std::string::npos) << heads.err;
+
+  BitCheckpoint bit;
+  bit.config.units = {2, 1};
+  bit.config.root = 16;
+  bit.config.widths = {32, 64};
+  bit.config.groups = 8;
+  bit.backbone = BitResnet::random_weights(bit.config, 1);
+  const fs::path file = folder() / "bit.safetensors";
+  save_safetensors(file, bit_checkpoint_as(bit, BitFormat::timm));
+  const Result groups = run({"convert", file.string(), out.string(), "--to", "big-transfer"});
+  EXPECT_EQ(groups.status, 2);
+  EXPECT_NE(groups.err.find("nothing in a PyTorch file tells its 8 groups"), std::string::npos)
+      << groups.err;
+  EXPECT_FALSE(fs::exists(out));
 }
 
 TEST_F(CommandLineRuns, NothingIsConvertedOverItself) {
