@@ -128,6 +128,11 @@ def class_names(options: argparse.Namespace, count: int) -> list[str]:
     return names
 
 
+def one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="timm:NAME, torchvision:NAME or efficientnet-lite0")
@@ -139,6 +144,14 @@ def main() -> int:
     parser.add_argument("--classes", type=Path, help="one class name a line")
     options = parser.parse_args()
 
+    try:
+        export(options)
+    except (ImportError, OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise SystemExit(f"{options.model}: {one_line(error)}") from None
+    return 0
+
+
+def export(options: argparse.Namespace) -> None:
     model, preprocessing = build(options.model, options)
     model.eval()
     height, width = preprocessing["size"]
@@ -159,7 +172,6 @@ def main() -> int:
     options.out.with_suffix(".json").write_text(json.dumps(notes, indent=2) + "\n")
     what = f"{wanted.shape[1]} {'features' if options.backbone else 'classes'}"
     print(f"wrote {options.out} and {options.out.with_suffix('.json')}: {what}")
-    return 0
 
 
 if __name__ == "__main__":

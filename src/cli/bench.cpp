@@ -40,7 +40,7 @@ const Command& bench_command() {
           "{\"images_per_second\",\"step_ms\",\"forward_ms\",\"inference_images_per_second\",\n"
           "\"peak_memory_bytes\",\"trainable_parameters\",...}. Without weights a variant gets "
           "random "
-          "ones;\nwithout a recipe the variant is vit_base_patch16.",
+          "ones;\nwithout a recipe the variant is vit_base_patch16. Teachers are left out.",
       .options = {{"--set", "K=V", "overlays one value: --set backbone.variant=vit_small_patch16",
                    true},
                   {"--steps", "N", "steps to time after a warm-up (10)"},
@@ -48,7 +48,7 @@ const Command& bench_command() {
                    "also latency with one image, the adapter's share of a training step and the "
                    "size of its file: \"latency_ms\",\"latency_p95_ms\",\"adapter_share\",..."},
                   {"--loader", "",
-                   "times decoding and augmentation of data.train alone: "
+                   "times decoding and augmentation of data.train alone, with no image kept: "
                    "{\"loader_images_per_second\",\"workers\",...}"}},
       .min_positional = 0,
       .max_positional = 1,

@@ -41,7 +41,8 @@ DatasetConfig chosen_split(const Trained& trained, const Arguments& arguments) {
   const std::optional<DatasetConfig>* parts[] = {&data.test, &data.val, &data.train};
   if (!*parts[split]) {
     throw RecipeError(trained.recipe->file, "/data/" + names[split],
-                      "missing, wanted the images to evaluate on, or --data PATH");
+                      std::string("missing, wanted the images to evaluate on, or ") +
+                          (split == 0 && data.val ? "--split val, or " : "") + "--data PATH");
   }
   return **parts[split];
 }

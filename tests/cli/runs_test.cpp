@@ -68,6 +68,14 @@ class CommandLineRuns : public TinyRun {
     return words;
   }
 
+  fs::path recipe_without_test() const {
+    Json json = Json::parse(std::ifstream(folder() / "recipe.json"));
+    json["data"].erase("test");
+    const fs::path file = folder() / "untested.json";
+    std::ofstream(file) << json;
+    return file;
+  }
+
   /// A run of `killed` settings that is killed ten times at random moments ends in the bytes of an
   /// undisturbed one of `whole`.
   void outlives_ten_kills(const std::vector<std::string>& whole,
@@ -115,6 +123,8 @@ TEST_F(CommandLineRuns, TrainEvalPredictInspectAndConvertGoTogether) {
                        "--backbone", weights().string()})
                       .out);
   EXPECT_EQ(elsewhere["top1"], result["last"]["top1"]);
+  Result untested = run({"eval", out.string(), "--recipe", recipe_without_test().string()});
+  EXPECT_NE(untested.err.find("or --split val, or --data PATH"), std::string::npos) << untested.err;
 
   Result predicted = run({"predict", out.string(), (folder() / "images/test/a/0.bmp").string(),
                           (folder() / "absent.jpg").string(), "--top", "2"});
