@@ -142,8 +142,7 @@ at::Tensor PackedLinear::run(Side& side, const at::Tensor& input, int64_t first_
   product.out = reinterpret_cast<uint16_t*>(out.mutable_data_ptr());
   product.out_stride = columns;
   product.finish = finishing.finish;
-  if (finishing.slope.defined())
-    product.slope = finishing.slope.mutable_data_ptr<uint8_t>();
+  if (finishing.slope.defined()) product.slope = finishing.slope.mutable_data_ptr<uint8_t>();
 
   at::Tensor quantised, scales, offset;
   if (element_ == Element::s8) {
