@@ -200,6 +200,15 @@ void check_mixing(const Checker& check, const Recipe& recipe) {
                 "got false, wanted true: augment.mix_style \"timm\" mixes pairs of whole batches");
 }
 
+/// `length`: of the run, in the schedule's unit.
+void check_length(const Checker& check, const ScheduleConfig& schedule, double length) {
+  check.require(schedule.warmup + schedule.cooldown <= length, "/schedule/warmup",
+                "got " + Checker::number(schedule.warmup) + " and a cooldown of " +
+                    Checker::number(schedule.cooldown) + ", wanted together at most the run's " +
+                    Checker::number(length) +
+                    (schedule.unit == ScheduleUnit::epoch ? " epochs" : " steps"));
+}
+
 void check_schedule(const Checker& check, const Recipe& recipe) {
   const OptimizerConfig& optimizer = recipe.optimizer;
   check.length("/optimizer/betas", optimizer.betas.size(), {2}, "two numbers");
@@ -222,15 +231,9 @@ void check_schedule(const Checker& check, const Recipe& recipe) {
                 "got " + Checker::number(schedule.total) + ", wanted more than the warm-up of " +
                     Checker::number(schedule.warmup));
   const TrainConfig& train = recipe.train;
-  bool by_epoch = schedule.unit == ScheduleUnit::epoch;
-  // The other two cases need the number of images.
-  if (by_epoch == (train.steps == 0)) {
-    auto length = static_cast<double>(by_epoch ? train.epochs : train.steps);
-    check.require(schedule.warmup + schedule.cooldown <= length, "/schedule/warmup",
-                  "got " + Checker::number(schedule.warmup) + " and a cooldown of " +
-                      Checker::number(schedule.cooldown) + ", wanted together at most the run's " +
-                      Checker::number(length) + (by_epoch ? " epochs" : " steps"));
-  }
+  const bool by_epoch = schedule.unit == ScheduleUnit::epoch;
+  if (by_epoch == (train.steps == 0))  // the other two cases need the number of images
+    check_length(check, schedule, static_cast<double>(by_epoch ? train.epochs : train.steps));
 }
 
 /// The same files, whatever part of them is kept.
@@ -348,7 +351,13 @@ void check_distillation(const Checker& check, const Recipe& recipe, bool needs_d
                 "got " + std::to_string(store.top_k) + " without distill.store.file, wanted 0");
   check.require(!store.file.empty() || store.type == StoredType::f32, "/distill/store/type",
                 "got \"f16\" without distill.store.file, wanted the file or \"f32\"");
+  check.require(store.top_k == 0 || store.type == StoredType::f32, "/distill/store/type",
+                "got \"f16\" with distill.store.top_k, wanted one of them: the largest logits are "
+                "always kept in f16");
   const DistillTerms& terms = distill.terms;
+  check.require(store.top_k == 0 || terms.mse == 0, "/distill/mse",
+                "got " + Checker::number(terms.mse) +
+                    " with distill.store.top_k, wanted 0: the other logits are not kept");
   check.require(terms.kl + terms.soft_cross_entropy + terms.mse + terms.hard + terms.feature > 0,
                 "/distill/kl", "got no loss at all, wanted a weight above 0 for one of the terms");
   for (size_t i = 0; needs_data && i < distill.teachers.size(); ++i)
@@ -363,6 +372,15 @@ void check_distillation(const Checker& check, const Recipe& recipe, bool needs_d
 }
 
 }  // namespace
+
+void validate_length(const Recipe& recipe, int64_t epoch_steps) {
+  const TrainConfig& train = recipe.train;
+  const auto steps =
+      static_cast<double>(train.steps > 0 ? train.steps : train.epochs * epoch_steps);
+  const bool by_epoch = recipe.schedule.unit == ScheduleUnit::epoch;
+  check_length(Checker(recipe), recipe.schedule,
+               by_epoch ? steps / static_cast<double>(epoch_steps) : steps);
+}
 
 void validate(const Recipe& recipe, bool needs_data) {
   Checker check(recipe);

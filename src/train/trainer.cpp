@@ -85,6 +85,7 @@ class Trainer {
       ema_.emplace(recipe.train.ema, model_.trainable(), model_.buffers());
     plan_ = step_plan(recipe.train, inputs_.batches_per_epoch());
     steps_per_epoch_ = plan_.epoch_steps();
+    validate_length(recipe, steps_per_epoch_);
     total_steps_ = plan_.run_steps(recipe.train);
     constexpr int64_t kLogLines = 1000;
     log_every_ = recipe.train.log_every > 0

@@ -405,6 +405,24 @@ TEST_F(Runs, OfFewerImagesThanABatchAreRefusedWherePairsAreMixedOfAnOddNumber) {
                   .finished);
 }
 
+TEST_F(Runs, AreRefusedWhereTheWarmUpIsLongerInTheOtherUnit) {
+  // 36 images in batches of 8: four steps an epoch.
+  for (const auto& [sets, says] :
+       {std::pair<std::vector<std::string>, const char*>{
+            {"schedule.unit=step", "schedule.warmup=9", "train.epochs=2"},
+            "at most the run's 8 steps"},
+        {{"schedule.unit=epoch", "schedule.warmup=3", "train.steps=8"},
+         "at most the run's 2 epochs"}}) {
+    try {
+      train(tiny_recipe(sets), folder() / "run", false);
+      ADD_FAILURE() << says;
+    } catch (const RecipeError& error) {
+      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    }
+    EXPECT_FALSE(std::filesystem::exists(folder() / "run"));
+  }
+}
+
 TEST_F(Runs, SelectingByValTakesThatEpochsWeights) {
   const Recipe recipe = tiny_recipe({"select=best_val", "optimizer.lr=0.05"});
   const auto result = nlohmann::json::parse(train(recipe, folder() / "run", false).result_json);
