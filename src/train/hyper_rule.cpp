@@ -155,7 +155,11 @@ Recipe resolve_rule(const Recipe& recipe) {
   for (const std::string& pointer : kept)
     text += (&pointer == &kept.front() ? "; the recipe's own " : ", ") + pointer;
   say(text + (kept.empty() ? "" : " stays"));
-  validate(resolved, /*needs_data=*/true);
+  try {
+    validate(resolved, /*needs_data=*/true);
+  } catch (const RecipeError& error) {
+    throw Error(std::string(error.what()) + " (what the recipe does not give is BiT-HyperRule's)");
+  }
   return resolved;
 }
 

@@ -405,6 +405,18 @@ TEST_F(Runs, OfFewerImagesThanABatchAreRefusedWherePairsAreMixedOfAnOddNumber) {
                   .finished);
 }
 
+TEST_F(Runs, OfARuleSayThatASettingMayBeTheRules) {
+  try {
+    train(tiny_recipe({"rule=bit_hyperrule", "train.steps=2", "adapter.type=none"}),
+          folder() / "run", false);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("/schedule/warmup: got 100"), std::string::npos) << text;
+    EXPECT_TRUE(text.ends_with("(what the recipe does not give is BiT-HyperRule's)")) << text;
+  }
+}
+
 TEST_F(Runs, AreRefusedWhereTheWarmUpIsLongerInTheOtherUnit) {
   // 36 images in batches of 8: four steps an epoch.
   for (const auto& [sets, says] :
