@@ -42,11 +42,20 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
     set(LibTorch_CUDA TRUE)
     list(APPEND _libs "${LIBTORCH}/lib/libtorch_cuda.so" "${LIBTORCH}/lib/libc10_cuda.so")
   endif()
+  # at::parallel_for is a template over OpenMP: without the option every loop of ours would run on one
+  # thread, silently. At run time LibTorch's own libgomp serves both.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    set(_openmp -fopenmp)
+    list(APPEND _libs gomp)
+  else()
+    message(WARNING "compiled without OpenMP: loops of ours run on one thread")
+  endif()
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)
   set_target_properties(LibTorch::LibTorch PROPERTIES
     INTERFACE_INCLUDE_DIRECTORIES "${_libtorch_inc};${_libtorch_api}"
     # The CUDA library registers its kernels when it is loaded, so it must stay although no symbol of
     # it is named here; what it needs itself (cuBLAS, cuDNN) it finds by its own run path.
     INTERFACE_LINK_LIBRARIES "-Wl,--no-as-needed;${_libs};-Wl,--as-needed"
+    INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:${_openmp}>"
     INTERFACE_LINK_OPTIONS "-Wl,--allow-shlib-undefined;-Wl,-rpath,${LIBTORCH}/lib")
 endif()

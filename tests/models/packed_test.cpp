@@ -1,6 +1,11 @@
 // The CPU's kernels against the plain operators, which stay the reference.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+
+#include <mutex>
+#include <set>
+#include <thread>
 
 #include "convpass/models/vit.h"
 #include "models/packed_attention.h"
@@ -116,6 +121,20 @@ TEST_P(Packed, MlpEqualsThePlainOneBothWays) {
     at::NoGradGuard no_grad;
     EXPECT_TRUE(at::equal(packed_mlp(input, layer(w1, b1), layer(w2, b2), activation), y));
   }
+}
+
+TEST(OurLoops, RunOnAllThreads) {
+  // Without OpenMP's option at::parallel_for is a plain loop, and nothing says so.
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  std::set<std::thread::id> threads;
+  std::mutex mutex;
+  at::parallel_for(0, 2, 1, [&](int64_t, int64_t) {
+    const std::lock_guard lock(mutex);
+    threads.insert(std::this_thread::get_id());
+  });
+  at::set_num_threads(before);
+  EXPECT_EQ(threads.size(), 2u);
 }
 
 /// Error of `got` against float32, as a multiple of the error that LibTorch's own bfloat16 makes.
