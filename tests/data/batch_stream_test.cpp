@@ -413,7 +413,8 @@ TEST(BatchStream, DrawsASmallSetWithReplacement) {
 
 TEST(BatchOrder, RepeatsImagesAsTimmsSamplerInOneProcess) {
   std::ifstream file(std::filesystem::path(CONVPASS_TEST_DATA) / "timm_training.json");
-  for (const auto& wanted : nlohmann::json::parse(file).at("repeats")) {
+  const nlohmann::json cases = nlohmann::json::parse(file);  // which the loop refers into
+  for (const auto& wanted : cases.at("repeats")) {
     const auto size = wanted.at("size").get<int64_t>();
     const auto repeats = wanted.at("repeats").get<int64_t>();
     auto images = wanted.at("images").get<std::vector<int64_t>>();
