@@ -47,7 +47,7 @@ class TunedTeacher : public Teacher {
   }
   int64_t feature_dim() const override { return model_.backbone->feature_dim(); }
   int64_t weight_bytes() const override {
-    return bytes_of(model_.backbone->parameters()) + bytes_of(model_.trainable());
+    return model_.backbone->size().bytes + bytes_of(model_.trainable());
   }
 
  protected:
