@@ -86,8 +86,15 @@ at::Tensor TunedModel::features(const at::Tensor& images, const Pass& pass) cons
   // A backbone in which nothing trains gains nothing from stochastic depth: its features are
   // constants.
   const bool learns = adapter != nullptr || backbone_trainable;
-  return backbone->forward(images, adapter_merged ? nullptr : adapter.get(),
-                           learns ? pass : Pass{});
+  return backbone->forward(images, acting_adapter(), learns ? pass : Pass{});
+}
+
+at::Tensor TunedModel::stem(const at::Tensor& images) const {
+  return backbone->stem(images, acting_adapter());
+}
+
+at::Tensor TunedModel::after_stem(const at::Tensor& stem, const Pass& pass) const {
+  return backbone->after_stem(stem, acting_adapter(), pass);
 }
 
 at::Tensor TunedModel::logits(const at::Tensor& images, const Pass& pass) const {

@@ -1,5 +1,7 @@
 #include "convpass/models/backbone.h"
 
+#include <ATen/core/Tensor.h>
+
 #include "convpass/core/error.h"
 
 namespace convpass {
@@ -11,6 +13,15 @@ Backbone::Size Backbone::size() const {
     total.bytes += static_cast<int64_t>(tensor.nbytes());
   }
   return total;
+}
+
+at::Tensor Backbone::stem(const at::Tensor& images, const Adapter* adapter) const {
+  TORCH_CHECK(has_stem(adapter), "an adapter that reaches down to the images");
+  return forward(images, nullptr, Pass{});
+}
+
+at::Tensor Backbone::after_stem(const at::Tensor& stem, const Adapter*, const Pass&) const {
+  return stem;
 }
 
 void Backbone::refuse_int8(Precision precision) const {

@@ -96,9 +96,7 @@ int64_t Vit::step_values(const Adapter* adapter, bool trainable) const {
   const int64_t prompts = adapter ? adapter->prompts() : 0;
   const int64_t values = (layout().tokens() + prompts) * config_.width;
   if (!trainable && adapter == nullptr) return working * values;
-  int64_t lowest = 0;
-  while (!trainable && lowest < config_.depth && !adapter->touches(lowest)) ++lowest;
-  const int64_t blocks = config_.depth - lowest;
+  const int64_t blocks = config_.depth - (trainable ? 0 : lowest_touched(adapter));
   const int64_t again = std::min(recomputed_, blocks);
   // The lowest blocks compute twice, when those above them hold nothing any more.
   const int64_t kept = std::max((blocks - again) * held, again > 0 ? held : 0);
@@ -145,52 +143,78 @@ at::Tensor Vit::normed(const at::Tensor& x, const Adapter* adapter, const Pass& 
   return adapter ? adapter->after(Adapter::kOutside, Layer::norm, x, normed, pass) : normed;
 }
 
-at::Tensor Vit::forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
-                               const Pass& pass) const {
-  at::Tensor x = embed(images, adapter, pass);
+int64_t Vit::lowest_touched(const Adapter* adapter) const {
+  int64_t block = 0;
+  while (block < config_.depth && !(adapter && adapter->touches(block))) ++block;
+  return block;
+}
+
+at::Tensor Vit::run_blocks(at::Tensor x, const Blocks& blocks, const Adapter* adapter,
+                           const Pass& pass) const {
   TokenLayout layout = this->layout();
   const int64_t prefix = layout.prefix, patches = layout.height * layout.width;
   const TokenLayout prefix_only{prefix, 0, 0};
-  const bool all = rows == layout.tokens();
+  const int64_t trained =
+      blocks_.front()->norm1.weight.requires_grad() ? 0 : lowest_touched(adapter);
   int64_t again = recomputed_;
   if (adapter) layout.prefix += adapter->prompts();
-  for (int64_t i = 0; i < config_.depth; ++i) {
+  for (int64_t i = blocks.begin; i < blocks.end; ++i) {
     at::Tensor prompt;
     if (layout.prefix > prefix) prompt = adapter->prompt(i, x.size(0), pass);
     if (prompt.defined())
       x = at::cat({x.narrow(1, 0, prefix), prompt.to(x.options()),
                    x.narrow(1, x.size(1) - patches, patches)},
                   1);
-    const bool cut = i + 1 == config_.depth && !all;
+    const bool cut = i + 1 == config_.depth && blocks.prefix_only;
     const VitBlock& block = *blocks_[static_cast<size_t>(i)];
-    auto work = [&block, rows = cut ? rows : layout.tokens(), adapter,
+    auto work = [&block, rows = cut ? prefix : layout.tokens(), adapter,
                  of = cut ? prefix_only : layout](const at::Tensor& in, const Pass& with) {
       return block.forward(in, rows, adapter, of, with);
     };
-    const bool keeps =
-        x.requires_grad() || (adapter && adapter->touches(i)) || block.norm1.weight.requires_grad();
-    x = keeps && again-- > 0 ? recomputed(x, pass, work) : work(x, pass);
+    const bool keeps = x.requires_grad() || i >= trained;
+    const Pass with = i < trained ? Pass{} : pass;
+    x = keeps && again-- > 0 ? recomputed(x, with, work) : work(x, with);
   }
-  if (!all || layout.prefix == prefix) return x;  // [B, rows, D]
+  if (blocks.prefix_only || layout.prefix == prefix) return x;  // [B, N, D]
   return at::cat({x.narrow(1, 0, prefix), x.narrow(1, layout.prefix, patches)}, 1);
 }
 
 at::Tensor Vit::forward_tokens(const at::Tensor& images, const Adapter* adapter,
                                const Pass& pass) const {
-  at::Tensor x = forward_blocks(images, layout().tokens(), adapter, pass);
+  const Blocks all{.end = config_.depth, .prefix_only = false};
+  at::Tensor x = run_blocks(embed(images, adapter, pass), all, adapter, pass);
   return config_.pooled_norm ? x : normed(x, adapter, pass);
 }
 
 at::Tensor Vit::forward(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const {
+  return forward_from(0, embed(images, adapter, pass), adapter, pass);
+}
+
+bool Vit::has_stem(const Adapter* adapter) const { return lowest_touched(adapter) > 0; }
+
+at::Tensor Vit::stem(const at::Tensor& images, const Adapter* adapter) const {
+  if (adapter == nullptr) return forward(images, nullptr, Pass{});
+  const Blocks below{.end = lowest_touched(adapter), .prefix_only = false};
+  return run_blocks(embed(images, nullptr, Pass{}), below, nullptr, Pass{});
+}
+
+at::Tensor Vit::after_stem(const at::Tensor& stem, const Adapter* adapter, const Pass& pass) const {
+  return adapter ? forward_from(lowest_touched(adapter), stem, adapter, pass) : stem;
+}
+
+at::Tensor Vit::forward_from(int64_t block, const at::Tensor& tokens, const Adapter* adapter,
+                             const Pass& pass) const {
   const int64_t prefix = config_.prefix();
-  if (options_.pool == Pool::mean) {
-    at::Tensor x = forward_tokens(images, adapter, pass);
+  // Where only prefix tokens are looked at, the last block computes no other: exact, since no token
+  // there depends on another token's output, and the bypass of a prefix token on no patch.
+  const bool mean = options_.pool == Pool::mean;
+  const Blocks above{.begin = block, .end = config_.depth, .prefix_only = !mean};
+  at::Tensor x = run_blocks(tokens, above, adapter, pass);
+  if (mean) {
+    if (!config_.pooled_norm) x = normed(x, adapter, pass);
     at::Tensor pooled = x.narrow(1, prefix, x.size(1) - prefix).mean(1);  // [B, D]
     return config_.pooled_norm ? normed(pooled, adapter, pass) : pooled;
   }
-  // Only prefix tokens are looked at, so the last block computes no other: exact, since no token
-  // there depends on another token's output, and the bypass of a prefix token on no patch.
-  at::Tensor x = forward_blocks(images, prefix, adapter, pass);
   if (!config_.distillation_token) return normed(x.select(1, 0), adapter, pass);
   const at::Tensor both = normed(x.narrow(1, 0, 2), adapter, pass);                     // [B, 2, D]
   return options_.pool == Pool::cls_and_distillation ? both.flatten(1) : both.mean(1);  // timm's

@@ -17,39 +17,7 @@
 namespace convpass {
 namespace {
 
-using Images = std::vector<Image>;
-
-// What is kept of a sample, until the budget is spent. A budget that is too small keeps the first
-// ones for good: with a shuffled order, evicting would only trade one hit for another.
-class ImageCache {
- public:
-  ImageCache(int64_t samples, int64_t bytes)
-      : images_(bytes > 0 ? static_cast<size_t>(samples) : 0), left_(bytes) {}
-
-  template <class Make>
-  std::shared_ptr<const Images> get(int64_t index, Make make) {
-    if (images_.empty()) return std::make_shared<const Images>(make());
-    std::shared_ptr<const Images>& slot = images_[static_cast<size_t>(index)];
-    {
-      std::lock_guard lock(mutex_);
-      if (slot) return slot;
-    }
-    auto images = std::make_shared<const Images>(make());
-    int64_t bytes = 0;
-    for (const Image& image : *images) bytes += static_cast<int64_t>(image.pixels.size());
-    std::lock_guard lock(mutex_);
-    if (!slot && bytes <= left_) {
-      slot = images;
-      left_ -= bytes;
-    }
-    return images;
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::shared_ptr<const Images>> images_;
-  int64_t left_;
-};
+using Images = ImageCache::Images;
 
 // A view, and the earlier one whose pixels it shares, so that these are made once.
 struct PlannedView {
@@ -167,8 +135,8 @@ struct BatchStream::State {
   const std::vector<PlannedView> views;
   const bool changing;  // some view is another one in each epoch
   BatchOrder order;
-  const int64_t end;  // no batch from here on
-  ImageCache cache;
+  const int64_t end;        // no batch from here on
+  ImageCache* const cache;  // or null
 
   struct Made {
     Batch batch;
@@ -189,7 +157,7 @@ struct BatchStream::State {
         changing(changes(views, options_)),
         order(dataset_.size(), options_),
         end(options_.training ? std::numeric_limits<int64_t>::max() : order.steps_per_epoch()),
-        cache(dataset_.size(), changing && dataset_.in_memory() ? 0 : options_.cache_bytes) {}
+        cache(changing && dataset_.in_memory() ? nullptr : options.images.get()) {}
 
   // Copies of a sample differ even where a view is fixed.
   static bool changes(const std::vector<PlannedView>& views, const StreamOptions& options) {
@@ -217,11 +185,15 @@ struct BatchStream::State {
     return made_views;
   }
 
+  template <class Make>
+  std::shared_ptr<const Images> kept(int64_t index, const Make& make) const {
+    return cache ? cache->get(index, make) : std::make_shared<const Images>(make());
+  }
+
   std::shared_ptr<const Images> views_of(int64_t index, int64_t epoch, int64_t copy) {
-    if (!changing) {
-      return cache.get(index, [&] { return make_views(dataset.image(index), index, 0, 0); });
-    }
-    const auto whole = cache.get(index, [&] { return Images{dataset.image(index)}; });
+    if (!changing)
+      return kept(index, [&] { return make_views(dataset.image(index), index, 0, 0); });
+    const auto whole = kept(index, [&] { return Images{dataset.image(index)}; });
     return std::make_shared<const Images>(make_views(whole->front(), index, epoch, copy));
   }
 
@@ -243,6 +215,12 @@ struct BatchStream::State {
     auto* labels = batch.labels.mutable_data_ptr<int64_t>();
     for (int64_t row = 0; row < count; ++row) {
       const int64_t index = batch.indices[static_cast<size_t>(row)];
+      labels[row] = dataset.label(index);
+      if (options.known && options.known(index)) {
+        batch.blanks.resize(static_cast<size_t>(count));
+        batch.blanks[static_cast<size_t>(row)] = true;
+        continue;
+      }
       const auto images = views_of(index, epoch, batch.copies[static_cast<size_t>(row)]);
       for (size_t i = 0; i < views.size(); ++i) {
         const auto& [view, random, pixels] = views[i];
@@ -252,7 +230,6 @@ struct BatchStream::State {
         const uint64_t key = key_of(view, index, epoch, batch.copies.back());
         view.pipeline->erase(out, Rng(random_key(key, 0, 0, Purpose::erase)));
       }
-      labels[row] = dataset.label(index);
     }
     return batch;
   }

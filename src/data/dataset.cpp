@@ -127,7 +127,13 @@ void fields(FieldVisitor& visitor, DataConfig& config) {
                 "names in the order of the labels, for sets that only number their classes");
   visitor.choice("on_error", config.on_error, {"stop", "skip"},
                  "what to do about an image that cannot be decoded");
-  visitor.field("cache_mb", config.cache_mb, "memory for decoded images in MiB; 0 = none",
+  visitor.field("cache_mb", config.cache_mb,
+                "memory in MiB for what need not be computed again of each image: what the frozen "
+                "part makes of it where its view is always the same, else its pixels; 0 = none",
+                between(0, 1 << 24));
+  visitor.field("cache_disk_mb", config.cache_disk_mb,
+                "disk in MiB, in the run's folder, for what the frozen part makes of images beyond "
+                "cache_mb; 0 = none",
                 between(0, 1 << 24));
 }
 

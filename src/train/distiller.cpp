@@ -15,6 +15,7 @@
 #include "convpass/core/json.h"
 #include "convpass/train/build.h"
 #include "convpass/train/progress.h"
+#include "src/train/memory.h"
 #include "src/train/splits.h"
 
 namespace convpass {
@@ -232,7 +233,6 @@ bool Distiller::ask_fixed(const Dataset& dataset, const PutBatch& put) const {
   for (const auto& pipeline : pipelines_) views.push_back({.pipeline = pipeline.get()});
   StreamOptions once = stream_options(recipe_);
   once.training = false;
-  once.cache_bytes = 0;
   Progress progress("asking the teacher", dataset.size() * crops, "image");
   int64_t done = 0;
   if (!ensemble) {
@@ -354,8 +354,8 @@ void Distiller::check_store(const Dataset& dataset) const {
     throw FileError(file, std::string("cannot be written: ") + std::strerror(errno));
 }
 
-bool Distiller::ask_ahead(const Dataset& dataset) {
-  if (config_.store.file.empty()) return !config_.fixed() || hold_fixed(dataset);
+bool Distiller::ask_ahead(const Dataset& dataset, CacheBudget& budget) {
+  if (config_.store.file.empty()) return !config_.fixed() || hold_fixed(dataset, budget);
   const PredictionShape rows = shape(dataset);
   const MadeFrom from = made_from(dataset);
   auto produce = [&](const PutBatch& put) {
@@ -369,7 +369,17 @@ bool Distiller::ask_ahead(const Dataset& dataset) {
   return true;
 }
 
-bool Distiller::hold_fixed(const Dataset& dataset) {
+bool Distiller::hold_fixed(const Dataset& dataset, CacheBudget& budget) {
+  const PredictionShape of = shape(dataset);
+  int64_t values = of.teachers * of.classes;  // of one image
+  if (asks_features())
+    for (const auto& teacher : teachers_) values += teacher->feature_dim();
+  const int64_t bytes = of.rows * values * static_cast<int64_t>(sizeof(float));
+  if (!budget.take(bytes))
+    throw RecipeError(recipe_.file, "/data/cache_mb",
+                      "got less than the " + mebibytes(static_cast<double>(bytes)) +
+                          " that the teachers' answers to " + std::to_string(of.rows) +
+                          " images take, wanted more, or a file for them in distill.store.file");
   std::vector<std::vector<at::Tensor>> logits(teachers_.size()), features(teachers_.size());
   const bool whole = ask_fixed(
       dataset, [&](const std::vector<int64_t>&, const std::vector<TeacherOutput>& outputs) {

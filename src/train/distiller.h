@@ -41,7 +41,8 @@ class Distiller {
   /// Errors: Error where stored predictions were made from something else, or cannot be written.
   void check_store(const Dataset& dataset) const;
   /// Asks once what fixed or stored views need. False when a signal stopped it. Errors: Error.
-  bool ask_ahead(const Dataset& dataset);
+  /// Answers that are held in memory come off the budget.
+  bool ask_ahead(const Dataset& dataset, CacheBudget& budget);
 
   /// The teachers' answers for a batch, on the student's device.
   std::vector<TeacherOutput> ask(const Batch& batch, const MixDraw& mix) const;
@@ -70,7 +71,7 @@ class Distiller {
   std::vector<View> own_views() const;
   bool ask_fixed(const Dataset& dataset, const PutBatch& put) const;
   bool ask_replayed(const Dataset& dataset, const PutBatch& put) const;
-  bool hold_fixed(const Dataset& dataset);
+  bool hold_fixed(const Dataset& dataset, CacheBudget& budget);
   /// The batches of all that is stored.
   struct Layout {
     StepPlan plan;

@@ -8,6 +8,7 @@
 
 #include "convpass/data/batch_stream.h"
 #include "convpass/train/progress.h"
+#include "src/train/run_cache.h"
 
 namespace convpass {
 
@@ -16,9 +17,10 @@ Metrics evaluate(const TunedModel& model, const Dataset& dataset, const ImagePip
   at::NoGradGuard no_grad;
   const int64_t classes = model.classes();
   const c10::Device device = model.device();
-  BatchStream stream(
-      dataset, pipeline,
-      {.batch_size = options.batch_size, .workers = options.workers, .training = false});
+  StreamOptions once{
+      .batch_size = options.batch_size, .workers = options.workers, .training = false};
+  BatchStream stream(dataset, pipeline, options.kept ? options.kept->apply(once) : once);
+  StemCache* const stem = options.kept ? options.kept->stem.get() : nullptr;
   Progress progress(options.what, dataset.size(), "image");
   Metrics metrics;
   double loss = 0;
@@ -26,7 +28,9 @@ Metrics evaluate(const TunedModel& model, const Dataset& dataset, const ImagePip
   std::vector<int64_t> seen(static_cast<size_t>(classes)), right(static_cast<size_t>(classes));
   Batch batch;
   while (!stop_requested() && stream.next(batch)) {
-    at::Tensor logits = model.logits(batch.images.to(device), Pass{}).cpu();
+    const at::Tensor features = stem ? model.after_stem(stem->of(batch), Pass{})
+                                     : model.features(batch.images.to(device), Pass{});
+    const at::Tensor logits = model.head.forward(features).cpu();
     loss += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
     const int64_t top = std::min<int64_t>(5, classes);
     at::Tensor hits = std::get<1>(logits.topk(top, 1)).eq(batch.labels.unsqueeze(1));  // [B, top]

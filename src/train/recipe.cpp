@@ -176,6 +176,7 @@ std::string recipe_hash(const Recipe& recipe) {
   json["train"].erase("device");
   json["train"].erase("workers");
   json["data"].erase("cache_mb");
+  json["data"].erase("cache_disk_mb");
   json["distill"]["store"].erase("file");
   return c10::sha1(pretty_json(json, -1)).str().substr(0, 16);
 }

@@ -18,7 +18,6 @@ StreamOptions stream_options(const Recipe& recipe) {
   return {.batch_size = recipe.train.batch_size,
           .seed = static_cast<uint64_t>(recipe.train.seed),
           .workers = worker_count(recipe.train),
-          .cache_bytes = recipe.data.cache_mb << 20,
           .drop_last = recipe.train.drop_last,
           .small_set = recipe.train.small_set,
           .replay_epochs = recipe.distill.replay_epochs(),

@@ -259,8 +259,7 @@ std::string measure_loader(const Recipe& recipe, int64_t steps) {
       open_dataset(*recipe.data.train, {.exif_orientation = input.exif_orientation},
                    recipe.data.classes, "data.train");
   const ImagePipeline pipeline(input, recipe.augment);
-  StreamOptions options = stream_options(recipe);
-  options.cache_bytes = 0;  // every image is decoded, as in an epoch that no memory holds
+  const StreamOptions options = stream_options(recipe);  // which keep nothing of the images
   const int workers = options.workers;
   BatchStream stream(*dataset, pipeline, options);
   Batch batch;

@@ -1,7 +1,6 @@
 #include "convpass/train/trainer.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 #include <chrono>
 #include <cmath>
@@ -20,9 +19,10 @@
 #include "src/train/ema.h"
 #include "src/train/made_from.h"
 #include "src/train/memory.h"
+#include "src/train/named_tensors.h"
+#include "src/train/run_cache.h"
 #include "src/train/splits.h"
 #include "src/train/step_plan.h"
-#include "src/train/training_inputs.h"
 
 namespace convpass {
 namespace {
@@ -45,25 +45,6 @@ struct Best {
   TensorMap weights;     ///< only where the recipe selects by it
 };
 
-TensorMap copy_of(const NamedTensors& tensors) {
-  TensorMap map;
-  for (const auto& [name, tensor] : tensors) map.tensors[name] = tensor.detach().cpu().clone();
-  return map;
-}
-
-/// Errors: Error when a tensor is missing or does not fit.
-void load_into(const NamedTensors& tensors, const TensorMap& map) {
-  at::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : tensors) {
-    auto found = map.tensors.find(name);
-    if (found == map.tensors.end() || found->second.sizes() != tensor.sizes())
-      throw Error("checkpoint: tensor " + name + " is missing or of another shape");
-    if (found->second.is_floating_point() != tensor.is_floating_point())
-      throw Error("checkpoint: tensor " + name + " is of another type");
-    tensor.copy_(found->second);
-  }
-}
-
 /// One run: the loop, the optimiser and the step count. Everything that resuming needs is in
 /// state().
 class Trainer {
@@ -80,10 +61,12 @@ class Trainer {
         evaluation_view_(input_, AugmentConfig{}),
         trainable_(prepare_trainable()),
         optimizer_(recipe.optimizer, trainable_),
-        inputs_(model_, whole_images(), training_view_, input_options()) {
+        cache_(recipe.data, run.folder()),
+        kept_(cache_.for_training(model_, whole_images(), recipe, views())),
+        stream_(*splits_.train, views(), kept_.apply(stream_options(recipe))) {
     if (recipe.train.ema.decay > 0)
       ema_.emplace(recipe.train.ema, model_.trainable(), model_.buffers());
-    plan_ = step_plan(recipe.train, inputs_.batches_per_epoch());
+    plan_ = step_plan(recipe.train, stream_.steps_per_epoch());
     steps_per_epoch_ = plan_.epoch_steps();
     validate_length(recipe, steps_per_epoch_);
     total_steps_ = plan_.run_steps(recipe.train);
@@ -95,8 +78,8 @@ class Trainer {
   }
 
   TrainOutcome run() {
-    if (stop_requested()) return {};  // while images were checked or features computed
-    if (distiller_ && !distiller_->ask_ahead(*splits_.train)) return {};
+    if (stop_requested()) return {};  // while images were checked
+    if (distiller_ && !distiller_->ask_ahead(*splits_.train, *cache_.budget())) return {};
     if (run_.has_checkpoint()) {
       const TensorMap saved = run_.load_checkpoint();
       try {
@@ -148,19 +131,18 @@ class Trainer {
     return all;
   }
 
-  TrainingInputs::Options input_options() const {
-    TrainingInputs::Options options;
-    options.stream = stream_options(recipe_);
-    if (distiller_) options.further_views = distiller_->views();
-    options.features_once = !model_.adapter && !model_.backbone_trainable &&
-                            !training_view_.random() && !recipe_.augment.mix.on() &&
-                            options.further_views.empty();
-    return options;
+  /// What a batch carries of each image: the student's view, then those of teachers that are asked
+  /// in the step.
+  std::vector<View> views() const {
+    std::vector<View> views{{.pipeline = &training_view_}};
+    if (distiller_)
+      for (const View& view : distiller_->views()) views.push_back(view);
+    return views;
   }
 
   /// False when a signal stopped it; the state is saved then.
   bool train_steps() {
-    inputs_.seek(plan_.first_batch(step_));
+    stream_.seek(plan_.first_batch(step_));
     Progress progress("training", total_steps_, "step");
     Clock::time_point saved = Clock::now();
     auto save = [&] {
@@ -177,7 +159,7 @@ class Trainer {
         ++loss_steps_;
         if (step_++ == 0) run_.begin(recipe_, made_from());
         if (plan_.first_batch(step_) != plan_.first_batch(step_ - 1) + plan_.accumulate)
-          inputs_.seek(plan_.first_batch(step_));
+          stream_.seek(plan_.first_batch(step_));
         char note[80];
         std::snprintf(note, sizeof note, "loss %.4f  lr %.2e", loss, rate());
         progress.update(step_, note);
@@ -210,13 +192,12 @@ class Trainer {
       const auto seed = static_cast<uint64_t>(recipe_.train.seed);
       const Pass pass{seeded_generator(random_key(seed, static_cast<uint64_t>(step_),
                                                   static_cast<uint64_t>(micro), Purpose::model))};
-      const Batch batch = inputs_.next();
+      Batch batch;
+      stream_.next(batch);
       const MixDraw mix = mix_of(recipe_, batch, plan_, input_.size);
       std::vector<TeacherOutput> answers;
       if (distiller_) answers = distiller_->ask(batch, mix);
-      const at::Tensor images = batch.images.to(model_.device());
-      const at::Tensor features =
-          inputs_.features_once() ? images : model_.features(mix_images(images, mix), pass);
+      const at::Tensor features = student_features(batch, mix, pass);
       at::Tensor loss = objective(batch, mix, features, answers);
       mean_loss += loss.item<double>() / static_cast<double>(accumulate);
       (accumulate == 1 ? loss : loss / accumulate).backward();
@@ -230,6 +211,12 @@ class Trainer {
     optimizer_.step(rate());
     if (ema_) ema_->update(step_ + 1);
     return mean_loss;
+  }
+
+  /// [B, D], from what is kept of the images where that is allowed.
+  at::Tensor student_features(const Batch& batch, const MixDraw& mix, const Pass& pass) const {
+    if (kept_.stem) return model_.after_stem(kept_.stem->of(batch), pass);
+    return model_.features(mix_images(batch.images.to(model_.device()), mix), pass);
   }
 
   /// The weighted sum of the loss on (mixed) labels and of what the teachers say.
@@ -300,9 +287,13 @@ class Trainer {
 
   /// The weights, and their average where there is one, on `val`. False when a signal came.
   bool evaluate_epoch(int64_t epoch, Json& line) {
-    const Metrics plain = evaluate_split(*splits_.val, "val");
+    if (!kept_of_val_) kept_of_val_ = cache_.for_evaluation(model_, *splits_.val, "data.val");
+    auto evaluated = [&](const char* name) {
+      return evaluate_split(*splits_.val, name, &*kept_of_val_);
+    };
+    const Metrics plain = evaluated("val");
     std::optional<Metrics> average;
-    if (ema_) average = with_average([&] { return evaluate_split(*splits_.val, "val, average"); });
+    if (ema_) average = with_average([&] { return evaluated("val, average"); });
     if (distiller_)
       line["teacher"] = Json::parse(distiller_->distances_json(
           model_, *splits_.val, evaluation_view_, worker_count(recipe_.train)));
@@ -327,11 +318,14 @@ class Trainer {
     return true;
   }
 
-  Metrics evaluate_split(const Dataset& dataset, const std::string& name) const {
+  /// `kept`: of a data set that is evaluated again and again.
+  Metrics evaluate_split(const Dataset& dataset, const std::string& name,
+                         const SplitCache* kept = nullptr) const {
     return evaluate(model_, dataset, evaluation_view_,
                     {.batch_size = recipe_.train.batch_size,
                      .workers = worker_count(recipe_.train),
-                     .what = name});
+                     .what = name,
+                     .kept = kept});
   }
 
   /// Writes the adapter, then evaluates it once on `test`, then writes the result. `last` is always
@@ -384,12 +378,10 @@ class Trainer {
   }
 
   double images_per_second() const {
-    const double seconds = train_seconds();
-    return seconds > 0 ? static_cast<double>(images_trained_) / seconds : 0.0;
+    return train_seconds_ > 0 ? static_cast<double>(images_trained_) / train_seconds_ : 0.0;
   }
 
-  // Both count what the processes before this one did too, as far as the checkpoint goes.
-  double train_seconds() const { return train_seconds_ + inputs_.seconds_before(); }
+  // Counts what the processes before this one did too, as far as the checkpoint goes.
   double wall_seconds() const { return wall_before_ + seconds_since(start_); }
 
   /// Steps, weights, optimiser, best epoch, running loss and time spent; nothing of the data, whose
@@ -406,7 +398,7 @@ class Trainer {
     add("best", best_.weights);
     map.tensors["progress"] = at::tensor(
         {static_cast<double>(step_), loss_sum_, best_.top1, static_cast<double>(best_.epoch),
-         epoch_ended_ ? 1.0 : 0.0, static_cast<double>(images_trained_), train_seconds(),
+         epoch_ended_ ? 1.0 : 0.0, static_cast<double>(images_trained_), train_seconds_,
          wall_seconds(), static_cast<double>(loss_steps_), best_.average ? 1.0 : 0.0,
          average_is_better_ ? 1.0 : 0.0},
         at::kDouble);
@@ -460,7 +452,10 @@ class Trainer {
   ImagePipeline training_view_, evaluation_view_;
   NamedTensors trainable_;
   Optimizer optimizer_;
-  TrainingInputs inputs_;
+  RunCache cache_;
+  SplitCache kept_;  ///< of the training images
+  std::optional<SplitCache> kept_of_val_;
+  BatchStream stream_;
   std::optional<Ema> ema_;
   StepPlan plan_;
   int64_t steps_per_epoch_ = 1, total_steps_ = 0;

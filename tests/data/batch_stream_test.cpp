@@ -60,6 +60,10 @@ ImagePipeline pipeline_of(bool random) {
   return {input, augment};
 }
 
+std::shared_ptr<ImageCache> cache_of(const Dataset& dataset, int64_t bytes) {
+  return std::make_shared<ImageCache>(dataset.size(), std::make_shared<CacheBudget>(bytes));
+}
+
 std::vector<Batch> take(BatchStream& stream, int64_t count) {
   std::vector<Batch> batches(static_cast<size_t>(count));
   for (Batch& batch : batches) EXPECT_TRUE(stream.next(batch));
@@ -80,7 +84,8 @@ TEST(BatchStream, WorkersAndCacheDoNotChangeABit) {
     BatchStream one(dataset, pipeline, {.batch_size = 4, .workers = 1});
     const std::vector<Batch> wanted = take(one, 17);
     for (int64_t cache : {0, 700, 1 << 20}) {
-      BatchStream three(dataset, pipeline, {.batch_size = 4, .workers = 3, .cache_bytes = cache});
+      BatchStream three(dataset, pipeline,
+                        {.batch_size = 4, .workers = 3, .images = cache_of(dataset, cache)});
       const std::vector<Batch> got = take(three, 17);
       for (size_t i = 0; i < got.size(); ++i) expect_equal(got[i], wanted[i]);
     }
@@ -168,7 +173,7 @@ TEST(BatchStream, CacheDecodesEachImageOnce) {
     const ImagePipeline pipeline = pipeline_of(random);
     const int64_t before = dataset.decoded();
     BatchStream stream(dataset, pipeline,
-                       {.batch_size = 4, .workers = 1, .cache_bytes = int64_t{1} << 20});
+                       {.batch_size = 4, .workers = 1, .images = cache_of(dataset, 1 << 20)});
     take(stream, 60);
     EXPECT_EQ(dataset.decoded() - before, 24);
   }
@@ -178,9 +183,49 @@ TEST(BatchStream, CacheStaysInItsBudget) {
   const FakeDataset dataset(24);
   const ImagePipeline pipeline = pipeline_of(true);
   // Five decoded images of 126 bytes fit: of each further epoch 19 are decoded anew.
-  BatchStream stream(dataset, pipeline, {.batch_size = 24, .workers = 1, .cache_bytes = 700});
+  BatchStream stream(dataset, pipeline,
+                     {.batch_size = 24, .workers = 1, .images = cache_of(dataset, 700)});
   take(stream, 3);
   EXPECT_GE(dataset.decoded(), 24 + 2 * 19);
+}
+
+TEST(BatchStream, OneCacheServesOneStreamAfterAnother) {
+  const FakeDataset dataset(24);
+  const ImagePipeline pipeline = pipeline_of(false);
+  const auto cache = cache_of(dataset, 1 << 20);
+  for (int pass = 0; pass < 3; ++pass) {
+    BatchStream stream(dataset, pipeline, {.batch_size = 4, .training = false, .images = cache});
+    take(stream, 6);
+  }
+  EXPECT_EQ(dataset.decoded(), 24);
+}
+
+TEST(BatchStream, LeavesOutThePixelsOfSamplesThatAreKnown) {
+  const FakeDataset dataset(12);
+  const ImagePipeline pipeline = pipeline_of(true);
+  BatchStream whole(dataset, pipeline, {.batch_size = 4});
+  const std::vector<Batch> wanted = take(whole, 3);
+  const int64_t before = dataset.decoded();
+  StreamOptions options{.batch_size = 4};
+  options.known = [](int64_t sample) { return sample % 3 == 0; };
+  BatchStream stream(dataset, pipeline, options);
+  int64_t blanks = 0;
+  for (const Batch& full : wanted) {
+    Batch batch;
+    ASSERT_TRUE(stream.next(batch));
+    EXPECT_EQ(batch.indices, full.indices);
+    EXPECT_TRUE(at::equal(batch.labels, full.labels));
+    for (size_t row = 0; row < batch.indices.size(); ++row) {
+      EXPECT_FALSE(full.blank(row));
+      EXPECT_EQ(batch.blank(row), batch.indices[row] % 3 == 0);
+      blanks += batch.blank(row);
+      if (batch.blank(row)) continue;
+      const auto at = static_cast<int64_t>(row);
+      EXPECT_TRUE(at::equal(batch.images[at], full.images[at]));
+    }
+  }
+  EXPECT_EQ(blanks, 4);
+  EXPECT_LT(dataset.decoded() - before, 12 + 8);  // batches are made ahead
 }
 
 TEST(BatchStream, RethrowsABrokenImageWhenItsBatchIsDue) {
@@ -319,7 +364,7 @@ TEST(BatchStream, FixedViewsAreTheSameInEveryEpoch) {
                        {{.pipeline = &student},
                         {.pipeline = &centre},
                         {.pipeline = &student, .draw = 1, .fixed = true}},
-                       {.batch_size = 12, .workers = 2, .cache_bytes = cache});
+                       {.batch_size = 12, .workers = 2, .images = cache_of(dataset, cache)});
     std::vector<std::vector<at::Tensor>> epochs;  // of sample 5, by epoch and view
     for (const Batch& batch : take(stream, 3)) {
       const auto row = std::find(batch.indices.begin(), batch.indices.end(), 5);
@@ -348,7 +393,7 @@ TEST(BatchStream, FixedViewsAreMadeOnceWhenCached) {
   const FakeDataset dataset(24);
   const ImagePipeline random = augmented(CropMode::random, 8), plain = pipeline_of(false);
   BatchStream stream(dataset, {{.pipeline = &plain}, {.pipeline = &random, .fixed = true}},
-                     {.batch_size = 4, .cache_bytes = 1 << 20});
+                     {.batch_size = 4, .images = cache_of(dataset, 1 << 20)});
   take(stream, 30);
   EXPECT_EQ(dataset.decoded(), 24);
 }
@@ -505,7 +550,7 @@ TEST(BatchStream, ViewsOfOneDrawAreErasedAlike) {
                       {.pipeline = &darker},
                       {.pipeline = &same, .draw = 1},
                       {.pipeline = &same, .draw = 2, .fixed = true}},
-                     {.batch_size = 12, .cache_bytes = 1 << 20});
+                     {.batch_size = 12, .images = cache_of(dataset, 1 << 20)});
   const std::vector<Batch> batches = take(stream, 2);
   for (const Batch& batch : batches) {
     EXPECT_TRUE(at::equal(batch.views[0], batch.views[1]));

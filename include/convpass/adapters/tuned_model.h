@@ -73,6 +73,11 @@ struct TunedModel {
   /// images `[B, 3, H, W]` float32 on the model's device -> features `[B, D]` in the backbone's
   /// precision.
   at::Tensor features(const at::Tensor& images, const Pass& pass) const;
+  /// Whether a part of the backbone below all that trains makes the same of an image in every pass.
+  bool has_stem() const { return !backbone_trainable && backbone->has_stem(acting_adapter()); }
+  /// features() in two parts, where has_stem(): bit for bit the same (see Backbone::stem).
+  at::Tensor stem(const at::Tensor& images) const;
+  at::Tensor after_stem(const at::Tensor& stem, const Pass& pass) const;
   /// images `[B, 3, H, W]` float32 on the model's device -> logits `[B, K]` float32.
   at::Tensor logits(const at::Tensor& images, const Pass& pass) const;
   /// Adapter, head ("head.weight", "head.bias"), backbone ("backbone." + timm name) in this order.
@@ -90,6 +95,9 @@ struct TunedModel {
   void merge_adapter();
   /// Moves every part; trainable ones stay in float32 and require gradients from then on.
   void to(c10::Device device, Precision precision);
+
+ private:
+  const Adapter* acting_adapter() const { return adapter_merged ? nullptr : adapter.get(); }
 };
 
 }  // namespace convpass

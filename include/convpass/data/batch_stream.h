@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,7 @@
 
 #include "convpass/data/dataset.h"
 #include "convpass/data/pipeline.h"
+#include "convpass/data/sample_cache.h"
 
 namespace convpass {
 
@@ -22,6 +24,10 @@ struct Batch {
   int64_t step = 0;               ///< counted over the whole run
   int64_t replayed = 0;           ///< the step whose order and views these are: `step`, or with
                                   ///< replay_epochs the one of the first pass
+  std::vector<bool> blanks;       ///< rows without pixels: of samples that StreamOptions::known
+                                  ///< named; empty: none
+
+  bool blank(size_t row) const { return !blanks.empty() && blanks[row]; }
 };
 
 /// A training set smaller than a batch.
@@ -33,11 +39,14 @@ enum class SmallSet {
 struct StreamOptions {
   int64_t batch_size = 64;
   uint64_t seed = 42;
-  int workers = 1;          ///< threads that decode ahead; at least 1
-  bool training = true;     ///< shuffle by (seed, epoch), augment, repeat; else one pass in order
-  int64_t cache_bytes = 0;  ///< budget for decoded images (finished views when none changes); what
-                            ///< comes first is kept
-  bool drop_last = true;    ///< training: leave out the partial batch at the end of an epoch
+  int workers = 1;       ///< threads that decode ahead; at least 1
+  bool training = true;  ///< shuffle by (seed, epoch), augment, repeat; else one pass in order
+  /// Where decoded images (finished views when none changes) are kept; null: nowhere.
+  std::shared_ptr<ImageCache> images{};
+  /// Whether the pixels of a sample are not wanted: asked by the workers, for the rows of a batch
+  /// one by one. Empty: all are wanted.
+  std::function<bool(int64_t)> known{};
+  bool drop_last = true;  ///< training: leave out the partial batch at the end of an epoch
   SmallSet small_set = SmallSet::one_batch;
   int64_t replay_epochs = 0;  ///< training: everything repeats after this many epochs; 0 = never
   int64_t repeats = 1;  ///< training: each drawn image stands so many times in a row, each copy

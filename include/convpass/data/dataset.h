@@ -65,7 +65,8 @@ struct DataConfig {
   int64_t classes = 0;                   ///< 0 = as many as the training set has
   std::vector<std::string> class_names;  ///< for sets that only number their classes
   OnError on_error = OnError::stop;
-  int64_t cache_mb = 2048;  ///< memory for decoded images, MiB
+  int64_t cache_mb = 2048;    ///< memory for what is kept of images, MiB
+  int64_t cache_disk_mb = 0;  ///< disk in the run's folder for what memory does not hold, MiB
 };
 
 void fields(FieldVisitor& visitor, FolderSource& source);

@@ -107,7 +107,8 @@ class Adapter {
     return {};
   }
 
-  /// Whether anything of this block is other than the backbone's.
+  /// Whether anything of this block is other than the backbone's. What changes the layers before
+  /// the blocks touches block 0, too.
   bool touches(int64_t block) const;
 
   /// Trainable tensors (float32) under their names in the adapter file.
@@ -126,9 +127,19 @@ class Backbone {
   virtual ~Backbone() = default;
   /// images `[B, 3, H, W]`, normalised, of exactly the size the backbone was built for, any float
   /// type. The adapter may be null, and must be where depth() is 0. Returns features `[B,
-  /// feature_dim]` in the backbone's precision.
+  /// feature_dim]` in the backbone's precision. Stochastic depth acts where something trains: the
+  /// blocks of a frozen backbone below the lowest that the adapter touches run as in evaluation.
   virtual at::Tensor forward(const at::Tensor& images, const Adapter* adapter,
                              const Pass& pass) const = 0;
+  /// forward() of a frozen backbone in two parts: `stem`, which no part of the adapter touches, so
+  /// that an image has the same one in every pass, and what is computed from it. Bit for bit
+  /// after_stem(stem(images, adapter), adapter, pass) is forward(images, adapter, pass). Where
+  /// has_stem() is false the adapter reaches down to the images.
+  virtual bool has_stem(const Adapter* adapter) const { return adapter == nullptr; }
+  /// `[B, ...]` in the backbone's precision: without an adapter the features, else tokens.
+  virtual at::Tensor stem(const at::Tensor& images, const Adapter* adapter) const;
+  virtual at::Tensor after_stem(const at::Tensor& stem, const Adapter* adapter,
+                                const Pass& pass) const;
   virtual int64_t feature_dim() const = 0;
   /// Width of the tokens beside which an adapter stands; of no meaning where depth() is 0.
   virtual int64_t token_dim() const { return feature_dim(); }

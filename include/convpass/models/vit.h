@@ -86,6 +86,10 @@ class Vit final : public Backbone {
 
   at::Tensor forward(const at::Tensor& images, const Adapter* adapter,
                      const Pass& pass) const override;
+  bool has_stem(const Adapter* adapter) const override;
+  at::Tensor stem(const at::Tensor& images, const Adapter* adapter) const override;
+  at::Tensor after_stem(const at::Tensor& stem, const Adapter* adapter,
+                        const Pass& pass) const override;
   /// Tokens after the final norm, `[B, prefix + H W, D]`.
   at::Tensor forward_tokens(const at::Tensor& images, const Adapter* adapter,
                             const Pass& pass) const;
@@ -112,9 +116,18 @@ class Vit final : public Backbone {
   at::Tensor embed(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const;
   /// The final norm of tokens or of what was pooled.
   at::Tensor normed(const at::Tensor& x, const Adapter* adapter, const Pass& pass) const;
-  /// The first `rows` tokens after all blocks, without an adapter's prompts, before the final norm.
-  at::Tensor forward_blocks(const at::Tensor& images, int64_t rows, const Adapter* adapter,
-                            const Pass& pass) const;
+  /// The lowest block that the adapter touches; the depth where there is none.
+  int64_t lowest_touched(const Adapter* adapter) const;
+  struct Blocks {
+    int64_t begin = 0, end = 0;
+    bool prefix_only = false;  ///< the last block of all computes the prefix tokens alone
+  };
+  /// Tokens after some of the blocks, without an adapter's prompts, before the final norm.
+  at::Tensor run_blocks(at::Tensor x, const Blocks& blocks, const Adapter* adapter,
+                        const Pass& pass) const;
+  /// The features, of the tokens that enter a block.
+  at::Tensor forward_from(int64_t block, const at::Tensor& tokens, const Adapter* adapter,
+                          const Pass& pass) const;
   /// Every weight that there is, under timm's name.
   void visit(const std::function<void(const std::string&, at::Tensor&)>& each);
 

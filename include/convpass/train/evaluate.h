@@ -16,10 +16,13 @@ struct Metrics {
   std::vector<double> per_class;  ///< top-1 of each class; NaN where the set has none
 };
 
+struct SplitCache;
+
 struct EvaluateOptions {
   int64_t batch_size = 64;
   int workers = 1;
-  std::string what = "evaluating";  ///< for the progress line
+  std::string what = "evaluating";   ///< for the progress line
+  const SplitCache* kept = nullptr;  ///< what is kept of the data set's images, if anything
 };
 
 /// Runs the model over a data set without a graph.
