@@ -95,6 +95,8 @@ bool supported() {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
 
+bool has_amx_bf16() { return __builtin_cpu_supports("amx-bf16"); }
+
 void multiply(const Product& product, int64_t panel, int64_t first_row, int64_t last_row) {
   if (product.element == Element::s8)
     rows_of<Element::s8>(product, panel, first_row, last_row);
@@ -130,6 +132,7 @@ void quantise_rows(const uint16_t* input, int64_t rows, int64_t depth, int64_t i
 
 namespace convpass::kernels {
 bool supported() { return false; }
+bool has_amx_bf16() { return false; }
 void multiply(const Product&, int64_t, int64_t, int64_t) {}
 void quantise_rows(const uint16_t*, int64_t, int64_t, int64_t, const float*, uint8_t*, float*) {}
 }  // namespace convpass::kernels

@@ -13,6 +13,8 @@ constexpr int64_t kPanel = 64;
 
 /// Whether this CPU has what the kernels need.
 bool supported();
+/// Whether it multiplies tiles of bfloat16, which these kernels do not use.
+bool has_amx_bf16();
 
 enum class Element : uint8_t {
   s8,    ///< weights int8, inputs uint8 (int8 + 128); groups of 4 along K

@@ -56,6 +56,11 @@ at::Tensor transposed(const PackedLinear::Side& side, Element element) {
 std::optional<std::string> PackedLinear::unsupported(Precision precision) {
   if (precision == Precision::f32) return "float32 is not packed";
   if (!kernels::supported()) return "this CPU has no AVX512_VNNI and AVX512_BF16";
+  // A tile of AMX multiplies several times as fast as the vectors of our kernels, and LibTorch's
+  // product (oneDNN) uses it. Known from the instructions' rates: no such machine was at hand to
+  // run this on. LibTorch has no int8 product with a scale for each token, so int8 stays ours.
+  if (precision == Precision::bf16 && kernels::has_amx_bf16())
+    return "this CPU has AMX_BF16, with which LibTorch's product is faster";
   return std::nullopt;
 }
 
