@@ -100,20 +100,23 @@ at::Tensor Convpass::dropout(at::IntArrayRef shape, const Pass& pass) const {
   return dropout_mask(shape, config_.dropout, pass);
 }
 
+at::Tensor Convpass::begin_beside(int64_t block, Site site, at::Tensor& normed,
+                                  const TokenLayout& layout) const {
+  const Bypass& p = *find(block, site);
+  if (!can_fuse_bypass(normed) || !p.down_weight.is_cpu()) return {};
+  return begin_fused_bypass(normed, {p.down_weight, p.down_bias}, layout);
+}
+
 at::Tensor Convpass::add_beside(int64_t block, Site site, const Residual& residual,
                                 const TokenLayout& layout, const Pass& pass) const {
+  if (!residual.begun.defined()) return Adapter::add_beside(block, site, residual, layout, pass);
   const Bypass& p = *find(block, site);
-  const at::Tensor& normed = residual.normed;
-  if (!can_fuse_bypass(normed) || !p.down_weight.is_cpu())
-    return Adapter::add_beside(block, site, residual, layout, pass);
   BypassDraws draws;
-  draws.dropout = dropout({normed.size(0), normed.size(1), config_.width}, pass);
-  const at::Tensor depth = drop_path_factor(normed, residual.drop_rate, pass);
+  draws.dropout = dropout({residual.stream.size(0), layout.tokens(), config_.width}, pass);
+  const at::Tensor depth = drop_path_factor(residual.stream, residual.drop_rate, pass);
   if (depth.defined()) draws.depth = depth.reshape({-1}).to(at::kFloat).contiguous();
-  return add_fused_bypass(
-      residual.sum, normed,
-      {p.down_weight, p.down_bias, p.conv_weight, p.conv_bias, p.up_weight, p.up_bias},
-      config_.scale, layout, draws);
+  const BypassEnd end{p.conv_weight, p.conv_bias, p.up_weight, p.up_bias, config_.scale};
+  return end_fused_bypass(residual, end, layout, draws);
 }
 
 NamedTensors Convpass::parameters() const {

@@ -53,7 +53,7 @@ struct BypassCase {
   int64_t dim, grid, batch, width;  ///< of tokens [batch, 1 + grid^2, dim] and bottleneck
 };
 
-/// One bypass.
+/// One bypass beside a branch that does nothing, its addition to the residual stream included.
 void BM_Bypass(benchmark::State& state, const BypassCase& size, bool backward,
                Precision precision) {
   VitConfig config = tiny_variant();
@@ -63,14 +63,17 @@ void BM_Bypass(benchmark::State& state, const BypassCase& size, bool backward,
   const TokenLayout layout{.prefix = 1, .height = size.grid, .width = size.grid};
   Convpass adapter(ConvpassConfig{.width = size.width}, *vit, 1);
   adapter.to(at::kCPU);
-  at::Tensor tokens = at::randn({size.batch, layout.tokens(), size.dim}).to(dtype_of(precision));
-  at::Tensor gradient = at::randn_like(tokens);
-  tokens.set_requires_grad(backward);
+  const at::Tensor tokens =
+      at::randn({size.batch, layout.tokens(), size.dim}).to(dtype_of(precision));
+  const at::Tensor gradient = at::randn_like(tokens), branch = at::randn_like(tokens);
   for (auto _ : state) {
     at::AutoGradMode graph(backward);
-    at::Tensor output = adapter.beside(0, Site::attn, tokens, layout, Pass{});
-    if (backward) output.backward(gradient);
-    benchmark::DoNotOptimize(output.data_ptr());
+    at::Tensor normed = tokens.detach().set_requires_grad(backward);
+    const at::Tensor begun = adapter.begin_beside(0, Site::attn, normed, layout);
+    const at::Tensor sum =
+        adapter.add_beside(0, Site::attn, {tokens, branch, normed, begun, 0}, layout, Pass{});
+    if (backward) sum.backward(gradient);
+    benchmark::DoNotOptimize(sum.data_ptr());
   }
   state.SetItemsProcessed(state.iterations() * size.batch);
 }

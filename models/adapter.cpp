@@ -13,8 +13,8 @@ at::Tensor Adapter::beside(int64_t, Site, const at::Tensor&, const TokenLayout&,
 at::Tensor Adapter::add_beside(int64_t block, Site site, const Residual& residual,
                                const TokenLayout& layout, const Pass& pass) const {
   const at::Tensor what = beside(block, site, residual.normed, layout, pass);
-  const at::Tensor factor = drop_path_factor(residual.sum, residual.drop_rate, pass);
-  at::Tensor sum = residual.sum;
+  const at::Tensor factor = drop_path_factor(residual.stream, residual.drop_rate, pass);
+  at::Tensor sum = residual.branch.defined() ? residual.stream + residual.branch : residual.stream;
   return factor.defined() ? sum.addcmul_(what, factor) : sum.add_(what);
 }
 

@@ -38,20 +38,38 @@ struct VitBlock::Hook {
   }
 };
 
+struct VitBlock::Beside {
+  const Adapter* adapter;  // null: nothing is added
+  int64_t block;
+  Site site;
+  const TokenLayout& layout;
+  const Pass& pass;
+  at::Tensor normed{}, begun{};
+
+  bool acts() const { return adapter != nullptr && adapter->acts(block, site); }
+  bool adds() const { return adapter != nullptr && adapter->adds(block, site); }
+  /// Returns what the branch reads.
+  at::Tensor begin(at::Tensor input) {
+    if (acts()) begun = adapter->begin_beside(block, site, input, layout);
+    return normed = std::move(input);
+  }
+};
+
 at::Tensor VitBlock::forward(at::Tensor x, int64_t rows, const Adapter* adapter,
                              const TokenLayout& layout, const Pass& pass) const {
   const Hook hook{adapter && adapter->changes_layers(index) ? adapter : nullptr, index, pass};
-  at::Tensor normed = norm1.forward(x);  // [B, N, D]
+  Beside beside_attn{adapter, index, Site::attn, layout, pass};
+  at::Tensor normed = beside_attn.begin(norm1.forward(x));  // [B, N, D]
   at::Tensor mixed = attend(hook(Layer::norm1, x, normed), rows, hook);
   at::Tensor branch = hook(Layer::proj, mixed, proj.forward(mixed));
   if (rows < x.size(1)) {
     x = x.narrow(1, 0, rows);
-    normed = normed.narrow(1, 0, rows);
+    beside_attn.normed = normed.narrow(1, 0, rows);
   }
-  x = add(x, branch, scale1, Site::attn, normed, adapter, layout, pass);
-  normed = norm2.forward(x);
-  return add(x, mlp(hook(Layer::norm2, x, normed), hook), scale2, Site::mlp, normed, adapter,
-             layout, pass);
+  x = add(x, branch, scale1, beside_attn);
+  Beside beside_mlp{adapter, index, Site::mlp, layout, pass};
+  normed = beside_mlp.begin(norm2.forward(x));
+  return add(x, mlp(hook(Layer::norm2, x, normed), hook), scale2, beside_mlp);
 }
 
 at::Tensor VitBlock::mlp(const at::Tensor& in, const Hook& hook) const {
@@ -92,17 +110,20 @@ at::Tensor VitBlock::attend(const at::Tensor& normed, int64_t rows, const Hook& 
 /// x + dp(scale * branch) + what an adapter adds after and beside the branch, one pass over the
 /// tokens for each summand.
 at::Tensor VitBlock::add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale,
-                         Site site, const at::Tensor& normed, const Adapter* adapter,
-                         const TokenLayout& layout, const Pass& pass) const {
-  at::Tensor factor = drop_path_factor(x, drop_rate, pass);  // [B, 1, 1] or undefined
+                         const Beside& beside) const {
+  at::Tensor factor = drop_path_factor(x, drop_rate, beside.pass);  // [B, 1, 1] or undefined
   if (scale.defined()) factor = factor.defined() ? factor * scale : scale;
-  at::Tensor sum = factor.defined() ? at::addcmul(x, branch, factor) : x + branch;
-  if (adapter == nullptr) return sum;
+  Adapter::Residual residual{x, branch, beside.normed, beside.begun, drop_rate};
+  if (!beside.acts() || beside.adds() || factor.defined() || !x.is_contiguous()) {
+    residual.stream = factor.defined() ? at::addcmul(x, branch, factor) : x + branch;
+    residual.branch = at::Tensor();
+  }
   // In place: nothing has saved the sum yet.
-  if (adapter->adds(index, site))
-    sum.add_(adapter->added(index, site, x, factor.defined() ? branch * factor : branch, pass));
-  if (!adapter->acts(index, site)) return sum;
-  return adapter->add_beside(index, site, {sum, normed, drop_rate}, layout, pass);
+  if (beside.adds())
+    residual.stream.add_(beside.adapter->added(
+        index, beside.site, x, factor.defined() ? branch * factor : branch, beside.pass));
+  if (!beside.acts()) return residual.stream;
+  return beside.adapter->add_beside(index, beside.site, residual, beside.layout, beside.pass);
 }
 
 void VitBlock::pack(Precision precision) {

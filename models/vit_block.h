@@ -35,9 +35,10 @@ struct VitBlock {
   struct Hook;  // what an adapter makes of each layer's output
   at::Tensor mlp(const at::Tensor& in, const Hook& hook) const;
   at::Tensor attend(const at::Tensor& normed, int64_t rows, const Hook& hook) const;
-  at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale, Site site,
-                 const at::Tensor& normed, const Adapter* adapter, const TokenLayout& layout,
-                 const Pass& pass) const;
+  /// What stands beside the branch of one site, and what it goes by.
+  struct Beside;
+  at::Tensor add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale,
+                 const Beside& beside) const;
 };
 
 }  // namespace convpass

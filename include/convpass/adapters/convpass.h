@@ -39,8 +39,11 @@ class Convpass final : public Adapter {
   bool acts(int64_t block, Site site) const override;
   at::Tensor beside(int64_t block, Site site, const at::Tensor& normed, const TokenLayout& layout,
                     const Pass& pass) const override;
-  /// The same, fused with the addition where can_fuse_bypass() says so: equal to the plain form to
+  /// The same in two steps around the branch where can_fuse_bypass() says so, fused with the
+  /// additions to the residual stream and to the gradient of `normed`: equal to the plain form to
   /// 1e-6 in float32, and with the same random draws.
+  at::Tensor begin_beside(int64_t block, Site site, at::Tensor& normed,
+                          const TokenLayout& layout) const override;
   at::Tensor add_beside(int64_t block, Site site, const Residual& residual,
                         const TokenLayout& layout, const Pass& pass) const override;
   /// The official names: blocks.i.adapter_{attn,mlp}.adapter_{down,conv,up}.{weight,bias}.

@@ -70,14 +70,25 @@ class Adapter {
   virtual at::Tensor beside(int64_t block, Site site, const at::Tensor& normed,
                             const TokenLayout& layout, const Pass& pass) const;
 
+  /// Called where `acts`, before the branch reads `normed` (all tokens, of which the layout's are
+  /// the first), for an adapter that can begin its work there: what it returns comes back in
+  /// Residual::begun. It may put in the place of `normed` a tensor of the same values through which
+  /// the branch's gradient comes.
+  virtual at::Tensor begin_beside(int64_t /*block*/, Site /*site*/, at::Tensor& /*normed*/,
+                                  const TokenLayout& /*layout*/) const {
+    return {};
+  }
+
   /// The residual stream and what `add_beside` adds to it.
   struct Residual {
-    at::Tensor sum;        ///< `[B, N, D]`, dense; may be changed in place
+    at::Tensor stream;     ///< `[B, N, D]`, dense
+    at::Tensor branch;     ///< to be added as it is; undefined: `stream` may be changed in place
     at::Tensor normed;     ///< as for `beside`
+    at::Tensor begun;      ///< what `begin_beside` returned
     double drop_rate = 0;  ///< stochastic depth of what is added, drawn after what `beside` draws
   };
-  /// residual.sum + stochastic depth of `beside`: an adapter that can add more cheaply overrides
-  /// it.
+  /// residual.stream + residual.branch + stochastic depth of `beside`: an adapter that can add more
+  /// cheaply overrides it.
   virtual at::Tensor add_beside(int64_t block, Site site, const Residual& residual,
                                 const TokenLayout& layout, const Pass& pass) const;
 
