@@ -136,9 +136,15 @@ void TunedModel::merge_adapter() {
   adapter_merged = backbone->replace_parameters(weights);
 }
 
+void TunedModel::freeze_backbone() {
+  backbone_trainable = false;
+  backbone->set_trainable(false);
+}
+
 void TunedModel::to(c10::Device device, Precision precision) {
-  backbone->to(device, precision);
+  backbone->to(device, backbone_trainable ? Precision::f32 : precision);
   backbone->set_trainable(backbone_trainable);
+  if (backbone_trainable) backbone->compute_in(precision);
   if (adapter) adapter->to(device);
   for (const auto& [name, tensor] : head.tensors())
     *tensor = tensor->detach().to(device).set_requires_grad(true);

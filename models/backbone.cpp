@@ -30,4 +30,16 @@ void Backbone::refuse_int8(Precision precision) const {
                 describe());
 }
 
+void Backbone::refuse_trainable_int8(Precision precision) {
+  if (precision == Precision::int8)
+    throw Error("precision: got int8 with a trainable backbone, wanted bf16 or f32");
+}
+
+void Backbone::compute_in(Precision precision) {
+  refuse_trainable_int8(precision);
+  if (precision == Precision::bf16)
+    throw Error("precision: got bf16 with a trainable backbone, wanted f32: " + describe() +
+                " trains in float32 alone");
+}
+
 }  // namespace convpass

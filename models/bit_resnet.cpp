@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "convpass/core/error.h"
+#include "convpass/models/layers.h"
 #include "models/bit_shapes.h"
 #include "models/taker.h"
 
@@ -73,7 +74,9 @@ at::Tensor BitResnet::root(const at::Tensor& images) const {
 
 at::Tensor BitResnet::normalize(const at::Tensor& input, const Norm& norm) const {
   // In place: GroupNorm saves its input alone.
-  return at::group_norm(input, config_.groups, norm.weight, norm.bias, config_.eps).relu_();
+  return at::group_norm(input, config_.groups, weight_for(input, norm.weight),
+                        weight_for(input, norm.bias), config_.eps)
+      .relu_();
 }
 
 at::Tensor BitResnet::forward_unit(const at::Tensor& input, const Unit& unit) const {
@@ -159,7 +162,7 @@ void BitResnet::to(c10::Device device, Precision precision) {
 }
 
 void BitResnet::set_trainable(bool trainable) {
-  TORCH_CHECK(!trainable || dtype_ == at::kFloat, "a trainable backbone stays in float32");
+  TORCH_CHECK(!trainable || dtype_ == at::kFloat, "weights that train are float32");
   TORCH_CHECK(!trainable || !standardized_, "a frozen BiT ResNet stays frozen");
   at::NoGradGuard no_grad;
   visit([&](const std::string&, at::Tensor& tensor, bool is_kernel) {
@@ -172,6 +175,11 @@ void BitResnet::set_trainable(bool trainable) {
     }
   });
   standardized_ = !trainable;
+}
+
+void BitResnet::compute_in(Precision precision) {
+  refuse_trainable_int8(precision);
+  dtype_ = dtype_of(precision);
 }
 
 std::string BitResnet::describe() const {

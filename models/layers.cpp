@@ -9,8 +9,13 @@ namespace convpass {
 
 at::Generator seeded_generator(uint64_t key) { return at::detail::createCPUGenerator(key); }
 
+at::Tensor weight_for(const at::Tensor& input, const at::Tensor& weight) {
+  return weight.defined() ? weight.to(input.scalar_type()) : weight;
+}
+
 at::Tensor LayerNorm::forward(const at::Tensor& input) const {
-  return at::layer_norm(input, {weight.size(0)}, weight, bias, eps);
+  return at::layer_norm(input, {weight.size(0)}, weight_for(input, weight), weight_for(input, bias),
+                        eps);
 }
 
 at::Tensor quick_gelu(const at::Tensor& input) { return input * at::sigmoid(input * 1.702); }

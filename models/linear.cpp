@@ -2,18 +2,26 @@
 
 #include <ATen/ATen.h>
 
+#include "convpass/models/layers.h"
+
 namespace convpass {
+namespace {
+
+at::Tensor product(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+  return at::linear(input, weight_for(input, weight),
+                    bias.defined() ? std::make_optional(weight_for(input, bias)) : std::nullopt);
+}
+
+}  // namespace
 
 at::Tensor Linear::forward(const at::Tensor& input) const {
-  if (packed) return packed->forward(input);
-  return at::linear(input, weight, bias.defined() ? std::make_optional(bias) : std::nullopt);
+  return packed ? packed->forward(input) : product(input, weight, bias);
 }
 
 at::Tensor Linear::forward_rows(const at::Tensor& input, int64_t first, int64_t count) const {
   if (packed) return packed->forward(input, first, count);
-  return at::linear(
-      input, weight.narrow(0, first, count),
-      bias.defined() ? std::make_optional(bias.narrow(0, first, count)) : std::nullopt);
+  return product(input, weight.narrow(0, first, count),
+                 bias.defined() ? bias.narrow(0, first, count) : bias);
 }
 
 void Linear::pack(Precision precision) {

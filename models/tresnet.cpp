@@ -234,7 +234,7 @@ void TResnet::fold(ConvNorm& layer) const {
 }
 
 void TResnet::set_trainable(bool trainable) {
-  TORCH_CHECK(!trainable || dtype_ == at::kFloat, "a trainable backbone stays in float32");
+  TORCH_CHECK(!trainable || dtype_ == at::kFloat, "weights that train are float32");
   TORCH_CHECK(!trainable || !folded_, "a frozen TResNet stays frozen");
   at::NoGradGuard no_grad;
   visit([&](const std::string&, at::Tensor& tensor, Role role) {

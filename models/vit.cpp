@@ -110,19 +110,22 @@ at::Tensor Vit::embed(const at::Tensor& images, const Adapter* adapter, const Pa
               "images ", images.sizes(), ", wanted [B, 3, ", options_.image_size[0], ", ",
               options_.image_size[1], "]");
   const int64_t batch = images.size(0);
-  at::Tensor x =
-      at::conv2d(images.to(dtype_of(precision_)), patch_weight_, patch_bias_, config_.patch)
-          .flatten(2)
-          .transpose(1, 2);  // [B, H W, D]
+  const at::Tensor pixels = images.to(dtype_of(precision_));
+  at::Tensor x = at::conv2d(pixels, weight_for(pixels, patch_weight_),
+                            weight_for(pixels, patch_bias_), config_.patch)
+                     .flatten(2)
+                     .transpose(1, 2);  // [B, H W, D]
   if (adapter) x = adapter->after(Adapter::kOutside, Layer::patch_embed, {}, x, pass);
-  auto expand = [&](const at::Tensor& token) { return token.expand({batch, -1, -1}); };
+  auto expand = [&](const at::Tensor& token) {
+    return weight_for(pixels, token).expand({batch, -1, -1});
+  };
   std::vector<at::Tensor> positioned, unpositioned;
   for (const at::Tensor* token : {&cls_token_, &dist_token_})
     if (token->defined())
       (config_.prefix_positions ? positioned : unpositioned).push_back(expand(*token));
   positioned.push_back(x);
   if (positioned.size() > 1) x = at::cat(positioned, 1);
-  x = x + pos_embed_;
+  x = x + weight_for(pixels, pos_embed_);
   if (reg_token_.defined()) unpositioned.push_back(expand(reg_token_));
   if (!unpositioned.empty()) {
     // Tokens without positions go before the patches but after those that have them.
@@ -283,7 +286,7 @@ void Vit::to(c10::Device device, Precision precision) {
 }
 
 void Vit::set_trainable(bool trainable) {
-  TORCH_CHECK(!trainable || precision_ == Precision::f32, "a trainable backbone stays in float32");
+  TORCH_CHECK(!trainable || precision_ == Precision::f32, "weights that train are float32");
   visit([&](const std::string&, at::Tensor& tensor) {
     // A copy of our own: the checkpoint's memory may be a mapping that others share.
     if (trainable) tensor = tensor.detach().clone();
@@ -291,6 +294,11 @@ void Vit::set_trainable(bool trainable) {
   });
   if (!trainable && precision_ != Precision::f32)
     for (auto& block : blocks_) block->pack(precision_);
+}
+
+void Vit::compute_in(Precision precision) {
+  refuse_trainable_int8(precision);
+  precision_ = precision;
 }
 
 std::string Vit::describe() const {

@@ -112,7 +112,8 @@ at::Tensor VitBlock::attend(const at::Tensor& normed, int64_t rows, const Hook& 
 at::Tensor VitBlock::add(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& scale,
                          const Beside& beside) const {
   at::Tensor factor = drop_path_factor(x, drop_rate, beside.pass);  // [B, 1, 1] or undefined
-  if (scale.defined()) factor = factor.defined() ? factor * scale : scale;
+  if (const at::Tensor own = weight_for(x, scale); own.defined())
+    factor = factor.defined() ? factor * own : own;
   Adapter::Residual residual{x, branch, beside.normed, beside.begun, drop_rate};
   if (!beside.acts() || beside.adds() || factor.defined() || !x.is_contiguous()) {
     residual.stream = factor.defined() ? at::addcmul(x, branch, factor) : x + branch;

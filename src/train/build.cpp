@@ -417,9 +417,6 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
   recipe.backbone.trainable =
       std::any_of(file.weights.tensors.begin(), file.weights.tensors.end(),
                   [](const auto& entry) { return entry.first.rfind("backbone.", 0) == 0; });
-  if (recipe.backbone.trainable && precision != Precision::f32)
-    throw FileError(adapter_path,
-                    "holds a fine-tuned backbone, which runs in f32: got precision bf16");
   recipe.adapter = file.adapter;
   recipe.head.type = file.head;
   recipe.train.device = device;
@@ -427,13 +424,14 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
   try {
     TunedModel& model = loaded.model;
     model = build(recipe, static_cast<int64_t>(file.classes.size()), &file);
-    const auto move = [&] { place(model, device, precision); };
-    // A backbone that trains has weights of its own to write into only after it has moved; one that
-    // is frozen is merged with before it changes its precision.
-    if (model.backbone_trainable) move();
+    // What was trained whole takes its weights as it took them in training, in memory of its own;
+    // nothing trains after that. All in float32, before the backbone changes its precision.
+    const bool whole = model.backbone_trainable;
+    if (whole) model.backbone->set_trainable(true);
     apply_adapter(file, model);
+    if (whole) model.freeze_backbone();
     model.merge_adapter();
-    if (!model.backbone_trainable) move();
+    place(model, device, precision);
     loaded.input = resolve_input(loaded.input, loaded.model);
     ImagePipeline(loaded.input, AugmentConfig{});  // checks the numbers
   } catch (const FileError&) {

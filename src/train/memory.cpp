@@ -27,7 +27,11 @@ MemoryNeed memory_need(const Recipe& recipe, const TunedModel& model) {
   need.backbone = static_cast<double>(size.bytes);
   // Packed weights lie once more in the order of the backward pass.
   if (size.values > count(model.backbone->parameters())) need.backbone *= 2;
-  if (model.backbone_trainable) need.backbone = 0;  // counted as trainable
+  // Those that train are counted as such; from forward to backward pass their casts lie beside
+  // them.
+  if (model.backbone_trainable)
+    need.backbone =
+        recipe.train.precision == Precision::f32 ? 0 : 2.0 * static_cast<double>(size.values);
   const double moments = recipe.optimizer.type == OptimizerType::sgd ? 1 : 2;
   need.trainable = 4.0 * (2 + moments) * static_cast<double>(model.trainable_parameters());
   need.activations = (recipe.train.precision == Precision::f32 ? 4.0 : 2.0) *

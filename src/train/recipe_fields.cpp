@@ -76,7 +76,8 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
   visitor.choice("device", config.device, {"auto", "cpu", "cuda"},
                  "\"auto\": the first CUDA device, else the CPU");
   visitor.choice("precision", config.precision, {"f32", "bf16", "int8"},
-                 "of the frozen backbone; trainable weights and the optimiser are always float32");
+                 "in which the backbone computes; trainable weights and the optimiser are always "
+                 "float32, and int8 is for frozen ones");
   visitor.field("memory_budget", config.memory_budget,
                 "MiB that training may take: as many blocks of a ViT as needed compute twice what "
                 "they would keep for the backward pass (the same result, slower); 0: any",

@@ -49,11 +49,10 @@ void check_backbone(const Checker& check, const Recipe& recipe, bool needs_weigh
   check.require(!backbone.weights.empty() || backbone.variant != "auto", "/backbone/variant",
                 "got \"auto\" without weights, wanted backbone.weights or a variant such as "
                 "\"vit_base_patch16\"");
-  check.require(!backbone.trainable || recipe.train.precision == Precision::f32, "/train/precision",
-                std::string("got \"") +
-                    kPrecisionNames[static_cast<size_t>(recipe.train.precision)] +
-                    "\" with backbone.trainable, wanted \"f32\": trainable weights stay in "
-                    "float32");
+  check.require(
+      !backbone.trainable || recipe.train.precision != Precision::int8, "/train/precision",
+      "got \"int8\" with backbone.trainable, wanted \"bf16\" or \"f32\": only frozen weights "
+      "are quantised");
 }
 
 /// A list in which each word is one of `known` and none stands twice.

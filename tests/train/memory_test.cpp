@@ -27,15 +27,15 @@ std::vector<at::Tensor> gradients(const Recipe& recipe, int64_t recomputed) {
 
 TEST_F(Recomputing, GivesTheSameGradientsToTheLastBit) {
   for (const std::string precision : {"f32", "bf16"})
-    for (const std::string blocks : {"\"all\"", "[1]"}) {
-      const Recipe recipe =
-          tiny_recipe({"train.precision=" + precision, "adapter.blocks=" + blocks});
+    for (const std::string set :
+         {"adapter.blocks=all", "adapter.blocks=[1]", "backbone.trainable=true"}) {
+      const Recipe recipe = tiny_recipe({"train.precision=" + precision, set});
       const auto kept = gradients(recipe, 0);
       for (const int64_t again : {1, 2, 9}) {
         const auto twice = gradients(recipe, again);
         ASSERT_EQ(kept.size(), twice.size());
         for (size_t i = 0; i < kept.size(); ++i)
-          EXPECT_TRUE(at::equal(kept[i], twice[i])) << precision << " " << blocks << " " << i;
+          EXPECT_TRUE(at::equal(kept[i], twice[i])) << precision << " " << set << " " << i;
       }
     }
 }

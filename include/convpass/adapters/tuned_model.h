@@ -90,10 +90,13 @@ struct TunedModel {
   int64_t total_parameters() const;
   int64_t classes() const;
   c10::Device device() const;
+  /// For inference, before to(): what was trained whole is frozen from here on.
+  void freeze_backbone();
   /// For inference: folds the adapter into the weights of a frozen backbone, in float32, where that
   /// can be; else nothing changes. Before to(), since the backbone may change its precision there.
   void merge_adapter();
-  /// Moves every part; trainable ones stay in float32 and require gradients from then on.
+  /// Moves every part; trainable ones stay in float32 and require gradients from then on. A
+  /// trainable backbone computes in `precision` all the same.
   void to(c10::Device device, Precision precision);
 
  private:

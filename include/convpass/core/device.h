@@ -10,9 +10,9 @@ namespace convpass {
 enum class DeviceChoice { automatic, cpu, cuda };
 
 /// f32: everything in float32. bf16: the backbone (weights and activations) in bfloat16, trainable
-/// parameters and the optimiser in float32. int8: as bf16, but the products of the backbone's dense
-/// layers, forward and backward, in int8: weights with a scale for each output channel, inputs with
-/// one for each token.
+/// parameters and the optimiser in float32; a trainable backbone's are cast for each pass. int8: as
+/// bf16, but the products of the backbone's dense layers, forward and backward, in int8: weights
+/// with a scale for each output channel, inputs with one for each token.
 enum class Precision { f32, bf16, int8 };
 inline constexpr const char* kPrecisionNames[] = {"f32", "bf16", "int8"};
 

@@ -180,15 +180,21 @@ class Backbone {
   }
   /// Moves weights; with f32 -> bf16 the frozen weights are held once, in bf16.
   virtual void to(c10::Device device, Precision precision) = 0;
-  /// Makes every weight trainable (full fine-tuning); such a backbone stays in f32. Or freezes it,
-  /// after which a network may hold its weights in another form, for good.
+  /// Makes every weight trainable (full fine-tuning), in the float32 that to() left it in. Or
+  /// freezes it, after which a network may hold its weights in another form, for good.
   virtual void set_trainable(bool trainable) = 0;
+  /// In what a trainable backbone computes, f32 until this is called. Its weights stay float32 and
+  /// are cast where they are used, so that their gradients arrive in float32. Errors: Error for
+  /// int8, and for a network that trains in f32 alone.
+  virtual void compute_in(Precision precision);
   /// One line for people: "vit_small_patch14, 98x98, positions resized by ...".
   virtual std::string describe() const = 0;
 
  protected:
   /// Errors: Error for int8, in which only vision transformers compute.
   void refuse_int8(Precision precision) const;
+  /// Errors: Error for int8, in which nothing trains.
+  static void refuse_trainable_int8(Precision precision);
 };
 
 }  // namespace convpass

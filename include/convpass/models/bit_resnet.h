@@ -73,6 +73,7 @@ class BitResnet final : public Backbone {
   void to(c10::Device device, Precision precision) override;
   /// Freezing is final: it lets go of the stored kernels.
   void set_trainable(bool trainable) override;
+  void compute_in(Precision precision) override;
   std::string describe() const override;
   const BitConfig& config() const { return config_; }
 

@@ -8,6 +8,11 @@
 
 namespace convpass {
 
+/// A weight as a layer uses it on this input: in its type. That is the weight itself unless it
+/// trains in float32 while the tokens are bfloat16; then autograd takes the gradient back to
+/// float32. Undefined for an undefined weight.
+at::Tensor weight_for(const at::Tensor& input, const at::Tensor& weight);
+
 /// LayerNorm over the last dimension.
 struct LayerNorm {
   at::Tensor weight, bias;

@@ -108,6 +108,7 @@ class Vit final : public Backbone {
   bool replace_parameters(const std::map<std::string, at::Tensor>& weights) override;
   void to(c10::Device device, Precision precision) override;
   void set_trainable(bool trainable) override;
+  void compute_in(Precision precision) override;
   std::string describe() const override;
   const VitConfig& config() const { return config_; }
 
