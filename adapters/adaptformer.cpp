@@ -28,6 +28,10 @@ class AdaptFormer final : public ListedAdapter {
     return blocks_[static_cast<size_t>(block)]->forward(stream, &at::relu, config_.scale,
                                                         config_.dropout, pass);
   }
+  /// Both sides of the activation.
+  int64_t kept_values(int64_t block) const override {
+    return adds(block, Site::mlp) ? 2 * config_.width : 0;
+  }
 
  private:
   void visit(const Each& each) override {

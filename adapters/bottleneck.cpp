@@ -34,6 +34,13 @@ class SequentialBottleneck final : public ListedAdapter {
         branch, config_.activation == BottleneckActivation::relu ? &at::relu : &gelu_tanh, 1.0,
         config_.dropout, pass);
   }
+  /// What was added to the stream, and both sides of the activation.
+  int64_t kept_values(int64_t block) const override {
+    int64_t kept = 0;
+    for (const auto& here : blocks_.at(static_cast<size_t>(block)))
+      if (here) kept += here->up_weight.size(0) + 2 * config_.width;
+    return kept;
+  }
 
  private:
   void visit(const Each& each) override {

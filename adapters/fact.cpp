@@ -60,6 +60,16 @@ class Fact final : public ListedAdapter {
     return sum.flatten(2);
   }
 
+  /// What U reads, and what it and T put out.
+  int64_t kept_values(int64_t block) const override {
+    int64_t kept = 0;
+    for (Layer layer : {Layer::qkv, Layer::proj, Layer::fc1, Layer::fc2}) {
+      const at::Tensor core = core_of(block, layer);
+      kept += core.size(0) + core.size(1) + core.size(1) / config_.rank * u_.size(1);
+    }
+    return kept;
+  }
+
   bool merge_into(Weights& weights) const override {
     at::NoGradGuard no_grad;
     const int64_t dim = u_.size(1), rank = config_.rank;

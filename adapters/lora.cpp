@@ -41,6 +41,7 @@ class Lora final : public ListedAdapter {
   }
   at::Tensor after(int64_t block, Layer layer, const at::Tensor& input, at::Tensor output,
                    const Pass& pass) const override;
+  int64_t kept_values(int64_t block) const override;
   bool merge_into(Weights& weights) const override;
 
  private:
@@ -118,6 +119,19 @@ at::Tensor Lora::after(int64_t block, Layer layer, const at::Tensor& input, at::
   }
   const at::Tensor z = at::linear(dropout(input, config_.dropout, pass), a.to(input.options()));
   return add_product(output, z, (b * config_.scale()).to(input.options()));
+}
+
+int64_t Lora::kept_values(int64_t block) const {
+  int64_t kept = 0;
+  for (Layer layer : kBlockLayers) {
+    const std::vector<const Pair*> pairs = pairs_of(block, layer);
+    if (pairs.empty()) continue;
+    // The input of the As, with dropout its mask and what is left of it, and the As' output.
+    const int64_t in = pairs[0]->a.size(1);
+    kept += config_.dropout > 0 ? 2 * in : in;
+    kept += static_cast<int64_t>(pairs.size()) * config_.rank;
+  }
+  return kept;
 }
 
 bool Lora::merge_into(Weights& weights) const {

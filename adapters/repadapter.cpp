@@ -61,6 +61,14 @@ class RepAdapter final : public ListedAdapter {
     return sum + cast(here->b_bias * config_.scale);
   }
 
+  /// What A reads and puts out.
+  int64_t kept_values(int64_t block) const override {
+    int64_t kept = 0;
+    for (const auto& here : blocks_.at(static_cast<size_t>(block)))
+      if (here) kept += here->a_weight.size(1) + config_.width;
+    return kept;
+  }
+
   bool merge_into(Weights& weights) const override {
     at::NoGradGuard no_grad;
     for (int pass = 0; pass < 2; ++pass)  // first whether all can be

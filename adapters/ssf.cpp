@@ -68,6 +68,13 @@ class Ssf final : public ListedAdapter {
     return at::addcmul(place.shift.to(output.options()), output, place.scale.to(output.options()));
   }
 
+  /// The outputs of the layers as they were before scale and shift.
+  int64_t kept_values(int64_t block) const override {
+    int64_t kept = 0;
+    for (Layer layer : kBlockLayers) kept += places_[index_.at({block, layer})].scale.size(0);
+    return kept;
+  }
+
   bool merge_into(Weights& weights) const override {
     for (const Place& place : places_)
       if (weights.count(layer_name(place.block, place.layer) + ".bias") == 0) return false;

@@ -86,21 +86,31 @@ TokenLayout Vit::layout() const {
 }
 
 int64_t Vit::step_values(const Adapter* adapter, bool trainable) const {
-  // What a block holds of each token, in multiples of its width. Packed: input and output of both
-  // norms 4, query, key and value 3, the activation's slope 2. Plain: the attention's output and
-  // the activation's input besides, in full; with trainable weights the inputs of the four dense
-  // layers, too. While a block runs it holds more for a moment.
+  // What a block holds of each token, in multiples of its width. Packed: the inputs of both norms
+  // 2, query, key and value 3, the activation's slope 2. Plain: the attention's output 1 and, in
+  // the place of the slope, the activation's input 4; with trainable weights the inputs of the four
+  // dense layers 7 less that output, and the branches that LayerScale scales. While a block runs it
+  // holds more for a moment.
   const bool packed = blocks_.front()->fc1.packed && blocks_.front()->fc2.packed;
-  const int64_t held = trainable ? 18 : packed ? 9 : 12;
-  const int64_t working = packed ? 12 : 20;
-  const int64_t prompts = adapter ? adapter->prompts() : 0;
-  const int64_t values = (layout().tokens() + prompts) * config_.width;
-  if (!trainable && adapter == nullptr) return working * values;
-  const int64_t blocks = config_.depth - (trainable ? 0 : lowest_touched(adapter));
-  const int64_t again = std::min(recomputed_, blocks);
+  const int64_t tokens = layout().tokens() + (adapter ? adapter->prompts() : 0);
+  const int64_t working = (packed ? 12 : 20) * config_.width;
+  if (!trainable && adapter == nullptr) return working * tokens;
+  auto held = [&](int64_t block) {
+    // For the prefix tokens alone the last block needs keys and values, and what they are made of.
+    if (block + 1 == config_.depth && options_.pool != Pool::mean) return 4 * config_.width;
+    const bool within = adapter && adapter->changes_layers(block);
+    int64_t own = trainable ? (config_.layer_scale ? 18 : 16) : !packed ? 10 : within ? 9 : 7;
+    for (Site site : {Site::attn, Site::mlp}) own += adapter && adapter->acts(block, site);
+    return own * config_.width + (adapter ? adapter->kept_values(block) : 0);
+  };
+  const int64_t lowest = trainable ? 0 : lowest_touched(adapter);
   // The lowest blocks compute twice, when those above them hold nothing any more.
-  const int64_t kept = std::max((blocks - again) * held, again > 0 ? held : 0);
-  return (kept + again + working) * values;
+  const int64_t again = std::min(recomputed_, config_.depth - lowest);
+  int64_t kept = 0, twice = 0;
+  for (int64_t block = lowest; block < lowest + again; ++block)
+    twice = std::max(twice, held(block));
+  for (int64_t block = lowest + again; block < config_.depth; ++block) kept += held(block);
+  return (std::max(kept, twice) + again * config_.width + working) * tokens;
 }
 
 at::Tensor Vit::embed(const at::Tensor& images, const Adapter* adapter, const Pass& pass) const {

@@ -1,5 +1,8 @@
 #include "src/train/memory.h"
 
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
 #include "convpass/core/error.h"
 #include "convpass/train/build.h"
 #include "tests/train/tiny_run.h"
@@ -8,6 +11,20 @@ namespace convpass {
 namespace {
 
 using Recomputing = TinyRun;
+using Keeping = TinyRun;
+
+double dtype_size(const Recipe& recipe) {
+  return static_cast<double>(c10::elementSize(dtype_of(recipe.train.precision)));
+}
+
+/// Bytes of tensors on the CPU that this thread has made and not freed while it is installed.
+struct HeldBytes : c10::MemoryReportingInfoBase {
+  int64_t now = 0;
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    now += bytes;
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+};
 
 /// The whole state after one backward pass with dropout and stochastic depth.
 std::vector<at::Tensor> gradients(const Recipe& recipe, int64_t recomputed) {
@@ -57,6 +74,42 @@ TEST_F(Recomputing, FitsABudgetWithAsFewBlocksAsPossible) {
   EXPECT_EQ(need_within(whole), whole);
   EXPECT_EQ(need_within(one), one);
   EXPECT_THROW(need_within(one / 2), RecipeError);
+}
+
+TEST_F(Keeping, IsWhatTheEstimateSays) {
+  for (const std::vector<std::string>& sets : std::vector<std::vector<std::string>>{
+           {"adapter.type=convpass"},
+           {"adapter.type=lora"},
+           {"adapter.type=lora", "adapter.layers=[\"qkv\",\"proj\",\"fc1\",\"fc2\"]"},
+           {"adapter.type=lora", "adapter.layers=[\"fc2\"]", "adapter.dropout=0.1"},
+           {"adapter.type=ssf"},
+           {"adapter.type=bitfit"},
+           {"adapter.type=vpt", "adapter.tokens=20"},
+           {"adapter.type=fact"},
+           {"adapter.type=adaptformer"},
+           {"adapter.type=bottleneck"},
+           {"adapter.type=repadapter"},
+           {"adapter.type=none", "backbone.trainable=true"},
+           {"adapter.type=none", "backbone.trainable=true", "train.precision=bf16"}}) {
+    std::vector<std::string> all{"backbone.weights=", "backbone.variant=vit_tiny_patch16",
+                                 "backbone.image_size=128", "train.batch_size=4"};
+    all.insert(all.end(), sets.begin(), sets.end());
+    const Recipe recipe = tiny_recipe(all);
+    const TunedModel model = build_model(recipe, 3);
+    const at::Tensor images = at::randn({recipe.train.batch_size, 3, 128, 128});
+    model.features(images, Pass{seeded_generator(1)});  // what is made once and stays
+    const auto held = std::make_shared<HeldBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, held);
+    const at::Tensor features = model.features(images, Pass{seeded_generator(1)});
+    const auto kept = static_cast<double>(held->now);
+    const MemoryNeed need = memory_need(recipe, model);
+    const double working =
+        dtype_size(recipe) *
+        static_cast<double>(recipe.train.batch_size * model.backbone->step_values(nullptr, false));
+    const double casts = model.backbone_trainable ? need.backbone : 0;
+    const double estimate = need.activations - working + casts;
+    EXPECT_NEAR(kept / estimate, 1, 0.2) << sets[0] << " " << sets.back();
+  }
 }
 
 }  // namespace

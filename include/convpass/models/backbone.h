@@ -121,6 +121,9 @@ class Adapter {
   /// Whether anything of this block is other than the backbone's. What changes the layers before
   /// the blocks touches block 0, too.
   bool touches(int64_t block) const;
+  /// Roughly how many values of one token it keeps for the backward pass of this block, those of
+  /// the block and the `normed` that `beside` reads aside.
+  virtual int64_t kept_values(int64_t /*block*/) const { return 0; }
 
   /// Trainable tensors (float32) under their names in the adapter file.
   virtual NamedTensors parameters() const = 0;
