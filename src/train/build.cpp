@@ -360,6 +360,14 @@ TunedModel build_model(const Recipe& recipe, int64_t classes) {
   return model;
 }
 
+TunedModel build_for_inference(const Recipe& recipe, int64_t classes) {
+  TunedModel model = build(recipe, classes, nullptr);
+  model.backbone_trainable = false;
+  model.merge_adapter();
+  place(model, recipe.train.device, recipe.train.precision);
+  return model;
+}
+
 InputConfig resolve_input(const InputConfig& input, const TunedModel& model) {
   InputConfig resolved = input;
   if (resolved.size[0] == 0) resolved.size = model.backbone->image_size();

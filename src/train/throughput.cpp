@@ -62,11 +62,19 @@ double measure(const c10::Device& device, int64_t steps, const std::function<voi
   return median(times_of(device, steps, work));
 }
 
-/// What a measurement trains on, and a training step of any model on it.
+/// What a measurement works on, the same for any model of the recipe, and a training step on it.
 struct Synthetic {
   const Recipe& recipe;
   at::Tensor images, labels;
 
+  Synthetic(const Recipe& of, const TunedModel& model) : recipe(of) {
+    const auto size = model.backbone->image_size();
+    const int64_t batch = of.train.batch_size;
+    at::Generator generator = seeded_generator(0);
+    images = at::empty({batch, 3, size[0], size[1]}).normal_(0, 1, generator).to(model.device());
+    labels =
+        at::empty({batch}, at::kLong).random_(0, model.classes(), generator).to(model.device());
+  }
   at::Tensor loss(const TunedModel& model, int64_t step) const {
     const Pass pass{
         seeded_generator(random_key(0, static_cast<uint64_t>(step), 0, Purpose::model))};
@@ -81,19 +89,17 @@ struct Synthetic {
 };
 
 /// Stands where another adapter begins and adds one trainable zero: gradients go as far down the
-/// backbone as with that adapter, and nothing else is computed.
+/// backbone as with that adapter, and nothing else is computed. Without another, in the first
+/// block.
 class PassThrough final : public Adapter {
  public:
-  PassThrough(const Adapter* other, int64_t depth, const c10::Device& device)
+  PassThrough(const Adapter* other, const c10::Device& device)
       : zero_(at::zeros({1, 1, 1}, at::TensorOptions(device)).set_requires_grad(true)) {
-    for (int64_t block = 0; other != nullptr && block < depth; ++block) {
-      for (Site site : {Site::attn, Site::mlp}) {
-        if (!other->acts(block, site)) continue;
-        block_ = block;
-        site_ = site;
-        return;
-      }
-    }
+    if (other == nullptr) return;
+    while (!other->touches(block_)) ++block_;
+    auto stands = [&](Site site) { return other->acts(block_, site) || other->adds(block_, site); };
+    const bool within = other->changes_layers(block_) || other->prompts() > 0;
+    if (!within && !stands(Site::attn)) site_ = Site::mlp;
   }
   bool acts(int64_t block, Site site) const override { return block == block_ && site == site_; }
   at::Tensor beside(int64_t, Site, const at::Tensor& normed, const TokenLayout&,
@@ -107,7 +113,7 @@ class PassThrough final : public Adapter {
 
  private:
   at::Tensor zero_;
-  int64_t block_ = 0;  // where the other adapter has no site of its own: the first block
+  int64_t block_ = 0;
   Site site_ = Site::attn;
 };
 
@@ -122,8 +128,7 @@ void add_share(const TunedModel& model, const Synthetic& work, Optimizer& optimi
   frozen.adapter = NoAdapter{};
   frozen.backbone.trainable = false;
   TunedModel idle = build_model(frozen, classes_of(work.recipe));
-  idle.adapter =
-      std::make_unique<PassThrough>(model.adapter.get(), idle.backbone->depth(), idle.device());
+  idle.adapter = std::make_unique<PassThrough>(model.adapter.get(), idle.device());
   Optimizer idle_optimizer(work.recipe.optimizer, idle.trainable());
   std::vector<double> with, without, shares;
   for (int64_t step = 0; step < kWarmup + steps; ++step) {
@@ -190,26 +195,44 @@ double percentile(std::vector<double> values, double p) {
   return values[static_cast<size_t>(std::max(rank, 1.0)) - 1];
 }
 
+/// What a user of the trained model waits for.
+struct Inference {
+  double batch_ms = 0;
+  std::vector<double> singles;  ///< of one image each, milliseconds
+  int64_t peak = 0;             ///< bytes
+  bool merged = false;
+};
+
+/// Of a model that is gone when training is measured.
+Inference measure_inference(const Recipe& recipe, int64_t steps, bool one_by_one) {
+  at::NoGradGuard no_grad;
+  const TunedModel model = build_for_inference(recipe, classes_of(recipe));
+  const Synthetic work(recipe, model);
+  const c10::Device device = model.device();
+  auto times = [&](const at::Tensor& images, int64_t count) {
+    return times_of(device, count, [&](int64_t) { model.logits(images, Pass{}); });
+  };
+  Inference result;
+  result.merged = model.adapter_merged;
+  result.batch_ms = median(times(work.images, steps));
+  if (one_by_one)
+    result.singles = times(work.images.narrow(0, 0, 1).contiguous(), std::max(kSingles, steps));
+  result.peak = peak_memory_bytes(device);
+  return result;
+}
+
 }  // namespace
 
 std::string measure_throughput(const Recipe& recipe, int64_t steps, bool details) {
+  // The lighter work first: peak memory only ever grows.
+  const Inference inference = measure_inference(recipe, steps, details);
   TunedModel model = build_for_training(recipe, classes_of(recipe));
   const c10::Device device = model.device();
   const auto size = model.backbone->image_size();
   const int64_t batch = recipe.train.batch_size;
-  at::Generator generator = seeded_generator(0);
-  const Synthetic work{
-      recipe, at::empty({batch, 3, size[0], size[1]}).normal_(0, 1, generator).to(device),
-      at::empty({batch}, at::kLong).random_(0, model.classes(), generator).to(device)};
+  const Synthetic work(recipe, model);
   Optimizer optimizer(recipe.optimizer, model.trainable());
-  auto infer = [&](const at::Tensor& images) {
-    at::NoGradGuard no_grad;
-    model.logits(images, Pass{});
-  };
 
-  // The lighter work first: peak memory only ever grows.
-  const double inference_ms = measure(device, steps, [&](int64_t) { infer(work.images); });
-  const int64_t inference_peak = peak_memory_bytes(device);
   const double step_ms =
       measure(device, steps, [&](int64_t step) { work.train(model, optimizer, step); });
   const int64_t peak = peak_memory_bytes(device);
@@ -225,19 +248,17 @@ std::string measure_throughput(const Recipe& recipe, int64_t steps, bool details
       {"images_per_second", 1000 * count / step_ms},
       {"step_ms", step_ms},
       {"forward_ms", forward_ms},
-      {"inference_images_per_second", 1000 * count / inference_ms},
-      {"inference_ms", inference_ms},
+      {"inference_images_per_second", 1000 * count / inference.batch_ms},
+      {"inference_ms", inference.batch_ms},
       {"peak_memory_bytes", peak},
-      {"inference_peak_memory_bytes", inference_peak},
+      {"inference_peak_memory_bytes", inference.peak},
+      {"adapter_merged", inference.merged},
       {"trainable_parameters", model.trainable_parameters()},
       {"total_parameters", model.total_parameters()}};
   if (details) {
-    const at::Tensor one = work.images.narrow(0, 0, 1).contiguous();
-    const std::vector<double> singles =
-        times_of(device, std::max<int64_t>(kSingles, steps), [&](int64_t) { infer(one); });
-    result["latency_ms"] = median(singles);
-    result["latency_p95_ms"] = percentile(singles, 0.95);
-    result["latency_images"] = singles.size();
+    result["latency_ms"] = median(inference.singles);
+    result["latency_p95_ms"] = percentile(inference.singles, 0.95);
+    result["latency_images"] = inference.singles.size();
     add_share(model, work, optimizer, steps, result);
     if (const auto* vit = dynamic_cast<const Vit*>(model.backbone.get()))
       result["dense_ms"] = dense_ms(*vit, recipe, device, steps);

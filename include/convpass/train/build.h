@@ -15,6 +15,10 @@ namespace convpass {
 /// that is no multiple of the patch).
 TunedModel build_model(const Recipe& recipe, int64_t classes);
 
+/// The same as `eval` and `predict` would run it at the end of a run: frozen, and the adapter
+/// folded into the backbone's weights where that can be.
+TunedModel build_for_inference(const Recipe& recipe, int64_t classes);
+
 /// The input config with size, mean and std filled in from the backbone where the recipe leaves
 /// them.
 InputConfig resolve_input(const InputConfig& input, const TunedModel& model);

@@ -12,7 +12,9 @@ namespace convpass {
 /// Times training steps and inference on synthetic images and returns the JSON line of `convpass
 /// bench`:
 /// {"images_per_second","step_ms","forward_ms","inference_images_per_second","peak_memory_bytes",
-///  "trainable_parameters",...}; times are medians over `steps` after a warm-up. `details` adds
+///  "trainable_parameters",...}; times are medians over `steps` after a warm-up. Inference is that
+/// of the frozen model, the adapter folded into the backbone where that can be
+/// ("adapter_merged"). `details` adds
 /// - "latency_ms", "latency_p95_ms": inference on one image, over "latency_images" of them;
 /// - "adapter_share": what of a training step is the adapter's own. 1 - t0/t, where t is the step
 /// and
