@@ -31,6 +31,7 @@ from rounds import (
     find_binary,
     guarded,
     markdown,
+    ratio,
     read_json,
     run_rounds,
     threads_environment,
@@ -190,6 +191,42 @@ def tables(points: list[Point], measured: dict[str, Measured]) -> list[str]:
     return parts
 
 
+def whole_of(points: list[Point], measured: dict[str, Measured], matrix: Matrix, of: Point) -> Point | None:
+    """Full fine-tuning of the same backbone and batch: in the same precision, else in the nearest that it has (int8: bf16)."""
+    nearest = {"int8": ("bf16", "f32")}.get(of.precision, (of.precision, "f32"))
+    found = {
+        point.precision: point
+        for point in points
+        if (point.backbone, point.batch) == (of.backbone, of.batch) and measured[point.name].results
+        if matrix.settings(point).get("backbone.trainable") is True and matrix.settings(point).get("adapter.type") == "none"
+    }
+    return next((found[precision] for precision in nearest if precision in found), None)
+
+
+def ratios_to_full(points: list[Point], measured: dict[str, Measured], matrix: Matrix) -> list[tuple[Point, Point, Estimate, Estimate]]:
+    """Each cell beside full fine-tuning: training throughput and peak memory."""
+    rows = []
+    for point in points:
+        whole = whole_of(points, measured, matrix, point)
+        if whole in (None, point) or not measured[point.name].results:
+            continue
+        sides = [measured[point.name], measured[whole.name]]
+        both = [ratio(*(side.values(key) for side in sides)) for key in ("images_per_second", "peak_memory_bytes")]
+        rows.append((point, whole, *both))
+    return rows
+
+
+def ratio_table(rows: list[tuple[Point, Point, Estimate, Estimate]]) -> list[str]:
+    if not rows:
+        return []
+    header = ["backbone", "batch", "adapter", "precision", "beside full in", "training, times", "memory, share"]
+    lines = [
+        [of.backbone, str(of.batch), of.adapter, of.precision, whole.precision, speed.text(), memory.text()]
+        for of, whole, speed, memory in rows
+    ]
+    return ["\n### Beside full fine-tuning\n", markdown(header, lines, left=5)]
+
+
 def as_json(facts: Result, points: list[Point], measured: dict[str, Measured], matrix: Matrix) -> str:
     cells = []
     for point in points:
@@ -202,11 +239,15 @@ def as_json(facts: Result, points: list[Point], measured: dict[str, Measured], m
             estimates: dict[str, Estimate] = {}
             for key in found.results[0]:
                 numbers = [result[key] for result in found.results]
-                if all(isinstance(value, (int, float)) for value in numbers):
+                if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers):
                     estimates[key] = estimate(numbers)
             cell["measured"] = {key: value.json() for key, value in estimates.items()}
         cells.append(cell)
-    return json.dumps({"about": facts, "cells": cells}, indent=1) + "\n"
+    beside = [
+        {"cell": of.name, "full": whole.name, "images_per_second": speed.json(), "peak_memory_bytes": memory.json()}
+        for of, whole, speed, memory in ratios_to_full(points, measured, matrix)
+    ]
+    return json.dumps({"about": facts, "cells": cells, "beside_full": beside}, indent=1) + "\n"
 
 
 def main() -> int:
@@ -233,7 +274,8 @@ def main() -> int:
         options.json.write_text(as_json(facts, matrix.points, measured, matrix))
     print(about_text(facts))
     print(f"{coverage_note(rounds)}, {steps} steps each after a warm-up; synthetic images, random weights.")
-    print("\n".join(tables(matrix.points, measured) + without_result(measured)))
+    beside = ratio_table(ratios_to_full(matrix.points, measured, matrix))
+    print("\n".join(tables(matrix.points, measured) + beside + without_result(measured)))
     if all(found.not_applicable for found in measured.values()):
         raise Fault(f"no cell applies; the first: {measured[matrix.points[0].name].not_applicable}")
     return 1 if any(found.failed for found in measured.values()) else 0

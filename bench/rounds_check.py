@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from guard import Baseline, verdict
-from matrix import Matrix
-from rounds import ROOT, Cell, Fault, coverage_of, estimate, identity, ratio, run_cell
+from matrix import Matrix, Point, ratios_to_full
+from rounds import ROOT, Cell, Fault, Measured, coverage_of, estimate, identity, ratio, run_cell
 
 
 def close(got: float, wanted: float, within: float = 1e-12) -> None:
@@ -82,9 +82,26 @@ def check_refusals() -> None:
     refused(quick, plan_of([{**group, "precisions": []}]), "precisions: got []")
 
 
+def check_beside_full() -> None:
+    """An adapter is set beside full fine-tuning in its own precision; int8, which nothing trains whole in, beside bf16."""
+    matrix = Matrix(ROOT / "bench" / "adapters.json", "full")
+    cells = {("full", "f32"): 10, ("full", "bf16"): 20, ("Convpass", "bf16"): 40, ("Convpass", "int8"): 60, ("LoRA", "f32"): 15}
+    points = [Point("ViT-B/16 224", 16, precision, adapter) for adapter, precision in cells]
+    speeds = dict(zip(points, cells.values()))
+    results = {p.name: Measured([{"images_per_second": s, "peak_memory_bytes": 100 / s}] * 3) for p, s in speeds.items()}
+    rows = {(of.adapter, of.precision): (to.precision, a.median, b.median) for of, to, a, b in ratios_to_full(points, results, matrix)}
+    wanted = {("Convpass", "bf16"): ("bf16", 2, 0.5), ("Convpass", "int8"): ("bf16", 3, 1 / 3), ("LoRA", "f32"): ("f32", 1.5, 1 / 1.5)}
+    assert rows.keys() == wanted.keys(), rows
+    for key, (precision, speed, memory) in wanted.items():
+        assert rows[key][0] == precision, rows
+        close(rows[key][1], speed)
+        close(rows[key][2], memory)
+
+
 def main() -> None:
     check_guard()
     check_refusals()
+    check_beside_full()
     # 1 - 2 * 2^-n for the extremes; of ten, the second values: 1 - 2 * 11 / 1024.
     close(coverage_of(5, 1), 0.9375)
     close(coverage_of(6, 1), 0.96875)

@@ -112,7 +112,7 @@ def sides_of(options: argparse.Namespace) -> list[Side]:
     sides = []
     for workload in options.workload:
         for method in options.methods:
-            ours = ["f32"] if method == "full" else options.precision
+            ours = [p for p in options.precision if p != "int8" or method != "full"]  # only frozen weights are quantised
             sides += [Side(workload, method, precision, peer=False) for precision in ours]
             for compiled in (False, True)[: 1 if options.no_compile else 2]:
                 for precision in ("f32", "bf16"):
