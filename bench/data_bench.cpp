@@ -80,10 +80,11 @@ void batch_stream(benchmark::State& state) {
   const ImagePipeline pipeline(input_224(), augment);
   const auto dataset = open_dataset({FolderSource{root}}, {}, 0, "bench");
   {
+    const auto budget = std::make_shared<CacheBudget>(state.range(1) << 20);
     BatchStream stream(*dataset, pipeline,
                        {.batch_size = 16,
                         .workers = static_cast<int>(state.range(0)),
-                        .cache_bytes = state.range(1) << 20});
+                        .images = std::make_shared<ImageCache>(dataset->size(), budget)});
     Batch batch;
     for (int i = 0; i < 8; ++i) stream.next(batch);
     for (auto _ : state) stream.next(batch);

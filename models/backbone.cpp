@@ -26,13 +26,14 @@ at::Tensor Backbone::after_stem(const at::Tensor& stem, const Adapter*, const Pa
 
 void Backbone::refuse_int8(Precision precision) const {
   if (precision == Precision::int8)
-    throw Error("precision: got int8, wanted bf16 or f32: it is for vision transformers, this is " +
-                describe());
+    throw Error(
+        "precision: got int8, wanted auto, bf16 or f32: it is for vision transformers, this is " +
+        describe());
 }
 
 void Backbone::refuse_trainable_int8(Precision precision) {
   if (precision == Precision::int8)
-    throw Error("precision: got int8 with a trainable backbone, wanted bf16 or f32");
+    throw Error("precision: got int8 with a trainable backbone, wanted auto, bf16 or f32");
 }
 
 void Backbone::compute_in(Precision precision) {

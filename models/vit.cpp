@@ -285,7 +285,7 @@ void Vit::to(c10::Device device, Precision precision) {
   if (precision == Precision::int8) {
     const auto missing = device.is_cpu() ? PackedLinear::unsupported(precision)
                                          : std::optional<std::string>("it is a CPU's precision");
-    if (missing) throw Error("precision: got int8, wanted bf16 or f32: " + *missing);
+    if (missing) throw Error("precision: got int8, wanted auto, bf16 or f32: " + *missing);
   }
   precision_ = precision;
   if (precision == Precision::int8)  // quantised from float32

@@ -14,7 +14,7 @@ read -ra views <<<"${VIEWS:-fix_rs fix_cc fix_ic_ens ind_rc ind_ic same_rc same_
 bit=()
 vit=(--set backbone.weights=demo/vit_s14.safetensors --set backbone.variant=auto --set backbone.blocks=6
   --set backbone.trainable=false --set adapter.type=convpass --set adapter.conv_init=xavier
-  --set optimizer.type=adamw --set optimizer.lr=1e-3 --set train.precision=bf16)
+  --set optimizer.type=adamw --set optimizer.lr=1e-3 --set train.precision=auto)
 
 # run NAME STEPS OPTION...
 run() {

@@ -34,7 +34,7 @@ fs::path find_adapter(const fs::path& given) {
 
 std::vector<Option> trained_options() {
   return {{"--backbone", "FILE", "the backbone's weights; else where the run's recipe says"},
-          {"--precision", "P", "f32, bf16 or int8; else the run's"},
+          {"--precision", "P", "f32, bf16, int8 or auto; else the run's"},
           {"--device", "D", "auto, cpu or cuda"}};
 }
 
@@ -64,9 +64,10 @@ LoadedModel load_trained(const Trained& trained, const Arguments& arguments,
                          const std::string& option) {
   Precision usual = trained.recipe ? trained.recipe->train.precision : Precision::f32;
   auto precision = static_cast<Precision>(
-      arguments.choice(option, {"f32", "bf16", "int8"}, static_cast<size_t>(usual)));
+      arguments.choice(option, {"f32", "bf16", "int8", "auto"}, static_cast<size_t>(usual)));
   auto device = static_cast<DeviceChoice>(arguments.choice("--device", {"auto", "cpu", "cuda"}, 0));
-  return load_tuned_model(trained.adapter, trained.weights, device, precision);
+  return load_tuned_model(trained.adapter, trained.weights, device,
+                          resolve_precision(precision, device));
 }
 
 }  // namespace convpass::cli

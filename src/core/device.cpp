@@ -55,7 +55,17 @@ c10::Device resolve_device(DeviceChoice choice) {
   return c10::kCPU;
 }
 
+bool computes_in_bf16(const c10::Device& device) {
+  return !device.is_cpu() || cpu_extras().find("_BF16") != std::string::npos;
+}
+
+Precision resolve_precision(Precision precision, DeviceChoice device) {
+  if (precision != Precision::automatic) return precision;
+  return computes_in_bf16(resolve_device(device)) ? Precision::bf16 : Precision::f32;
+}
+
 c10::ScalarType dtype_of(Precision precision) {
+  TORCH_CHECK(precision != Precision::automatic, "a precision that is not resolved");
   return precision == Precision::f32 ? c10::kFloat : c10::kBFloat16;
 }
 

@@ -328,8 +328,12 @@ void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& 
 
 /// Moves a model to where it computes. The weights as they were read are gone then; the C library
 /// would keep their memory.
-void place(TunedModel& model, DeviceChoice device, Precision precision) {
-  model.to(resolve_device(device), precision);
+void place(TunedModel& model, DeviceChoice choice, Precision precision) {
+  const c10::Device device = resolve_device(choice);
+  if (precision == Precision::bf16 && !computes_in_bf16(device))
+    say("precision: this CPU has no instructions for bf16 and emulates it, many times slower than "
+        "f32, which is what \"auto\" chooses here");
+  model.to(device, precision);
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif

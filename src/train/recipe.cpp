@@ -130,6 +130,14 @@ void collect_given(const JsonDocument& document, const Json& value, const std::s
   }
 }
 
+/// So that a run's recipe.json says in what it computed.
+void resolve_precisions(Recipe& recipe) {
+  const DeviceChoice device = recipe.train.device;
+  recipe.train.precision = resolve_precision(recipe.train.precision, device);
+  for (TeacherConfig& teacher : recipe.distill.teachers)
+    teacher.precision = resolve_precision(teacher.precision, device);
+}
+
 Recipe read_recipe(JsonDocument& document, const std::vector<std::string>& sets,
                    const fs::path& file) {
   for (const std::string& set : sets) overlay_set(document, set);
@@ -138,6 +146,7 @@ Recipe read_recipe(JsonDocument& document, const std::vector<std::string>& sets,
   recipe.file = file;
   collect_given(document, document.root(), "", recipe);
   resolve_view(recipe);
+  resolve_precisions(recipe);
   return recipe;
 }
 

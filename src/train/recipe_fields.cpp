@@ -75,9 +75,10 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                 at_least(0));
   visitor.choice("device", config.device, {"auto", "cpu", "cuda"},
                  "\"auto\": the first CUDA device, else the CPU");
-  visitor.choice("precision", config.precision, {"f32", "bf16", "int8"},
+  visitor.choice("precision", config.precision, {"f32", "bf16", "int8", "auto"},
                  "in which the backbone computes; trainable weights and the optimiser are always "
-                 "float32, and int8 is for frozen ones");
+                 "float32, and int8 is for frozen ones; auto: bf16 where the device has "
+                 "instructions for it, else f32");
   visitor.field("memory_budget", config.memory_budget,
                 "MiB that training may take: as many blocks of a ViT as needed compute twice what "
                 "they would keep for the backward pass (the same result, slower); 0: any",

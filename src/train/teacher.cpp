@@ -185,8 +185,9 @@ void fields(FieldVisitor& visitor, TorchScriptTeacher& source) {
 void fields(FieldVisitor& visitor, TeacherConfig& config) {
   visitor.variant("type", config.source, {"adapter", "checkpoint", "torchscript"},
                   "what the teacher is");
-  visitor.choice("precision", config.precision, {"f32", "bf16", "int8"},
-                 "of its weights and activations");
+  visitor.choice("precision", config.precision, {"f32", "bf16", "int8", "auto"},
+                 "of its weights and activations; auto: bf16 where the device has instructions for "
+                 "it, else f32");
 }
 
 std::unique_ptr<Teacher> load_teacher(const TeacherConfig& config, DeviceChoice device) {

@@ -25,6 +25,17 @@ TEST(Device, PrecisionNamesTheTypeOfTheBackbone) {
   EXPECT_EQ(dtype_of(Precision::bf16), c10::kBFloat16);
 }
 
+TEST(Device, AutoPrecisionIsTheOneThatTheDeviceHasInstructionsFor) {
+  const bool there = computes_in_bf16(c10::kCPU);
+  const std::string text = version_text();
+  EXPECT_EQ(there, text.find("AVX512_BF16") != std::string::npos ||
+                       text.find("AMX_BF16") != std::string::npos);
+  EXPECT_EQ(resolve_precision(Precision::automatic, DeviceChoice::cpu),
+            there ? Precision::bf16 : Precision::f32);
+  for (Precision named : {Precision::f32, Precision::bf16, Precision::int8})
+    EXPECT_EQ(resolve_precision(named, DeviceChoice::cpu), named);
+}
+
 TEST(Device, VersionTextNamesWhatANumberDependsOn) {
   const std::string text = version_text();
   EXPECT_TRUE(text.starts_with("convpass 0."));

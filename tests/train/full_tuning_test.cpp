@@ -199,7 +199,7 @@ TEST_F(FullTuning, RefusesWhatItCannotComputeIn) {
             std::string::npos)
       << tresnet;
   EXPECT_NE(message({"train.precision=int8"})
-                .find("precision: got int8 with a trainable backbone, wanted bf16 or f32"),
+                .find("precision: got int8 with a trainable backbone, wanted auto, bf16 or f32"),
             std::string::npos);
 }
 

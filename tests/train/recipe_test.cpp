@@ -188,6 +188,16 @@ TEST(Recipe, HashIgnoresWhatDoesNotChangeTheResult) {
   }
 }
 
+TEST(Recipe, AutoPrecisionsAreResolved) {
+  const Recipe recipe = recipe_from_sets(
+      {"train.device=cpu", "train.precision=auto",
+       R"(distill.teachers=[{"type":"torchscript","file":"t.pt","precision":"auto"}])"});
+  const Precision wanted = resolve_precision(Precision::automatic, DeviceChoice::cpu);
+  EXPECT_EQ(recipe.train.precision, wanted);
+  EXPECT_EQ(recipe.distill.teachers.at(0).precision, wanted);
+  EXPECT_EQ(recipe_json(recipe).find("\"precision\": \"auto\""), std::string::npos);
+}
+
 TEST(Recipe, HelpCoversEveryPart) {
   for (const char* part : {"", "about", "backbone", "adapter", "head", "data", "data.train",
                            "input", "augment", "loss", "optimizer", "schedule", "train"}) {
