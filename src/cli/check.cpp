@@ -26,22 +26,30 @@ struct DataReport {
 DataReport report_data(const Recipe& recipe) {
   DataReport report;
   report.classes = recipe.data.classes;
-  auto open = [&](const std::optional<DatasetConfig>& config, const std::string& name) {
-    if (!config) return;
+  const DataConfig& data = recipe.data;
+  auto open = [&](Split split, const std::optional<DatasetConfig>& config,
+                  const std::string& name) {
+    const bool held_out = config && std::holds_alternative<HeldOutSource>(config->source);
+    if (!config || (held_out && !data.train)) return;
+    if (split == Split::val && data.train_on_val) {
+      say("data.val: trained on, as a part of data.train");
+      return;
+    }
     try {
-      auto dataset = open_dataset(*config, {}, recipe.data.classes, "data." + name);
+      auto dataset = open_split(recipe, split, data.classes);
       say("data." + name + ": " + std::to_string(dataset->size()) + " images, " +
-          std::to_string(dataset->classes().size()) + " classes");
-      if (name != "train") return;
+          std::to_string(dataset->classes().size()) + " classes" +
+          (held_out ? ", held out of data.train" : ""));
+      if (split != Split::train) return;
       report.train_images = dataset->size();
       report.classes = static_cast<int64_t>(dataset->classes().size());
     } catch (const Error& error) {
       if (report.fault.empty()) report.fault = error.what();
     }
   };
-  open(recipe.data.train, "train");
-  open(recipe.data.val, "val");
-  open(recipe.data.test, "test");
+  open(Split::train, data.train, "train");
+  open(Split::val, data.val, "val");
+  open(Split::test, data.test, "test");
   // Whether the splits fit together; without labels that is for the teachers' classes to say.
   if (report.fault.empty() && report.train_images > 0) try {
       const BatchOrder order(report.train_images, stream_options(recipe));

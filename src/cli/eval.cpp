@@ -1,3 +1,4 @@
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "convpass/core/error.h"
@@ -25,11 +26,17 @@ DatasetConfig source_at(const fs::path& path) {
   return config;
 }
 
-DatasetConfig chosen_split(const Trained& trained, const Arguments& arguments) {
+/// Images to evaluate on: those of --data, or a split of the recipe.
+struct Chosen {
+  DatasetConfig config;  ///< whose folders, if it has such, name the classes
+  std::optional<Split> split{};
+};
+
+Chosen chosen_images(const Trained& trained, const Arguments& arguments) {
   if (std::optional<std::string> path = arguments.value("--data")) {
     if (arguments.has("--split"))
       throw UsageError("eval: got --data and --split, wanted one of them");
-    return source_at(*path);
+    return {source_at(*path)};
   }
   if (!trained.recipe) {
     throw UsageError("eval: no recipe.json beside " + trained.adapter.string() +
@@ -39,12 +46,17 @@ DatasetConfig chosen_split(const Trained& trained, const Arguments& arguments) {
   const std::vector<std::string> names{"test", "val", "train"};
   size_t split = arguments.choice("--split", names, 0);
   const std::optional<DatasetConfig>* parts[] = {&data.test, &data.val, &data.train};
+  if (split == 1 && data.train_on_val)
+    throw RecipeError(trained.recipe->file, "/data/train_on_val",
+                      "got --split val of a run that trained on it, wanted another split");
   if (!*parts[split]) {
     throw RecipeError(trained.recipe->file, "/data/" + names[split],
                       std::string("missing, wanted the images to evaluate on, or ") +
                           (split == 0 && data.val ? "--split val, or " : "") + "--data PATH");
   }
-  return **parts[split];
+  const bool held_out = std::holds_alternative<HeldOutSource>((*parts[split])->source);
+  return {held_out && data.train ? *data.train : **parts[split],
+          std::array{Split::test, Split::val, Split::train}[split]};
 }
 
 /// A folder numbers its classes by their sorted names; with other names the numbers mean other
@@ -70,15 +82,17 @@ void check_names(const DatasetConfig& config, const Dataset& dataset,
 
 int run_eval(const Arguments& arguments) {
   Trained trained = find_trained(arguments.positional()[0], arguments);
-  DatasetConfig config = chosen_split(trained, arguments);
+  const Chosen chosen = chosen_images(trained, arguments);
   LoadedModel loaded = load_trained(trained, arguments);
   Recipe recipe = trained.recipe.value_or(Recipe{});
   recipe.input = loaded.input;
   if (arguments.has("--data")) recipe.data.class_names.clear();
   int workers = worker_count(recipe.train);
-  std::unique_ptr<Dataset> dataset =
-      open_checked(recipe, config, static_cast<int64_t>(loaded.classes.size()), "data");
-  check_names(config, *dataset, loaded.classes);
+  const auto classes = static_cast<int64_t>(loaded.classes.size());
+  std::unique_ptr<Dataset> dataset = chosen.split
+                                         ? open_checked(recipe, *chosen.split, classes)
+                                         : open_checked(recipe, chosen.config, classes, "data");
+  check_names(chosen.config, *dataset, loaded.classes);
   ImagePipeline pipeline(loaded.input, AugmentConfig{});
   auto measured = [&](const std::string& what) {
     return evaluate(loaded.model, *dataset, pipeline,

@@ -9,35 +9,13 @@
 
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
-#include "convpass/core/rng.h"
 #include "src/data/dataset_kinds.h"
 
 namespace convpass {
 namespace {
 
-// The `count` of `indices` with the smallest keys, in their own order.
-std::vector<int64_t> choose(const std::vector<int64_t>& indices, int64_t count, int64_t seed) {
-  std::vector<std::pair<uint64_t, int64_t>> keyed;
-  for (int64_t index : indices) {
-    keyed.emplace_back(
-        random_key(static_cast<uint64_t>(seed), 0, static_cast<uint64_t>(index), Purpose::subset),
-        index);
-  }
-  if (count < static_cast<int64_t>(keyed.size())) {
-    std::sort(keyed.begin(), keyed.end());
-    keyed.resize(static_cast<size_t>(count));
-  }
-  std::vector<int64_t> kept;
-  for (const auto& [key, index] : keyed) kept.push_back(index);
-  std::sort(kept.begin(), kept.end());
-  return kept;
-}
-
 std::vector<int64_t> choose_per_class(const Dataset& dataset, int64_t count, int64_t seed) {
-  std::vector<std::vector<int64_t>> members(dataset.classes().size());
-  for (int64_t i = 0; i < dataset.size(); ++i) {
-    members[static_cast<size_t>(dataset.label(i))].push_back(i);
-  }
+  const std::vector<std::vector<int64_t>> members = members_by_class(dataset);
   std::vector<int64_t> kept;
   for (size_t label = 0; label < members.size(); ++label) {
     if (static_cast<int64_t>(members[label].size()) < count) {
@@ -45,7 +23,7 @@ std::vector<int64_t> choose_per_class(const Dataset& dataset, int64_t count, int
                   std::to_string(members[label].size()) + " images, wanted at least " +
                   std::to_string(count));
     }
-    const std::vector<int64_t> chosen = choose(members[label], count, seed);
+    const std::vector<int64_t> chosen = choose(members[label], count, seed, Purpose::subset);
     kept.insert(kept.end(), chosen.begin(), chosen.end());
   }
   std::sort(kept.begin(), kept.end());
@@ -63,7 +41,7 @@ void cut(Dataset& dataset, const DatasetConfig& config) {
   } else {
     for (int64_t i = 0; i < dataset.size(); ++i) kept.push_back(i);
   }
-  if (config.limit > 0) kept = choose(kept, config.limit, config.seed);
+  if (config.limit > 0) kept = choose(kept, config.limit, config.seed, Purpose::subset);
   dataset.keep(kept);
 }
 
@@ -76,6 +54,31 @@ bool numbered(const std::vector<std::string>& classes) {
 }
 
 }  // namespace
+
+std::vector<std::vector<int64_t>> members_by_class(const Dataset& dataset) {
+  std::vector<std::vector<int64_t>> members(dataset.classes().size());
+  for (int64_t i = 0; i < dataset.size(); ++i) {
+    members[static_cast<size_t>(dataset.label(i))].push_back(i);
+  }
+  return members;
+}
+
+std::vector<int64_t> choose(const std::vector<int64_t>& indices, int64_t count, int64_t seed,
+                            Purpose purpose) {
+  std::vector<std::pair<uint64_t, int64_t>> keyed;
+  for (int64_t index : indices) {
+    keyed.emplace_back(
+        random_key(static_cast<uint64_t>(seed), 0, static_cast<uint64_t>(index), purpose), index);
+  }
+  if (count < static_cast<int64_t>(keyed.size())) {
+    std::sort(keyed.begin(), keyed.end());
+    keyed.resize(static_cast<size_t>(count));
+  }
+  std::vector<int64_t> kept;
+  for (const auto& [key, index] : keyed) kept.push_back(index);
+  std::sort(kept.begin(), kept.end());
+  return kept;
+}
 
 void fields(FieldVisitor& visitor, FolderSource& source) {
   visitor.field("path", source.path, "a folder that holds one folder of images per class");
@@ -107,20 +110,32 @@ void fields(FieldVisitor& visitor, ImagesSource& source) {
   visitor.field("path", source.path, "a folder of images without labels, at any depth");
 }
 
+void fields(FieldVisitor& visitor, HeldOutSource& source) {
+  visitor.field("fraction", source.fraction,
+                "how much of each class of data.train is held out, to the nearest image, at least "
+                "one and never all",
+                {.min = 0, .max = 0.9, .above_min = true});
+}
+
 void fields(FieldVisitor& visitor, DatasetConfig& config) {
-  visitor.variant("format", config.source, {"folder", "list", "idx", "cifar", "npz", "images"},
-                  "how the images are stored");
+  visitor.variant(
+      "format", config.source, {"folder", "list", "idx", "cifar", "npz", "images", "held_out"},
+      "how the images are stored; \"held_out\", of data.val alone: a part of data.train, "
+      "which loses it");
   visitor.field("limit", config.limit, "keep at most this many images, chosen by seed; 0 = all",
                 at_least(0));
   visitor.field("per_class", config.per_class,
                 "keep this many images of each class, chosen by seed; 0 = all", at_least(0));
-  visitor.field("seed", config.seed, "of the choice by limit and per_class", at_least(0));
+  visitor.field("seed", config.seed, "of the choice by limit, per_class and held_out", at_least(0));
 }
 
 void fields(FieldVisitor& visitor, DataConfig& config) {
   visitor.optional_part("train", config.train, "images to train on");
   visitor.optional_part("val", config.val, "images to choose settings by");
   visitor.optional_part("test", config.test, "images to report on");
+  visitor.field("train_on_val", config.train_on_val,
+                "train on the images of data.val too, which leaves none to choose by: the last run "
+                "after a search");
   visitor.field("classes", config.classes, "number of classes; 0 = as many as the training set has",
                 at_least(0));
   visitor.field("class_names", config.class_names,

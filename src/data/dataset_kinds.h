@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "convpass/core/rng.h"
 #include "convpass/data/dataset.h"
 
 namespace convpass {
@@ -48,6 +49,13 @@ class ArrayDataset : public Dataset {
   std::vector<int64_t> positions_;
 };
 
+/// The positions of each class's images, by label.
+std::vector<std::vector<int64_t>> members_by_class(const Dataset& dataset);
+/// The `count` of `indices` with the smallest random_key(seed, 0, index, purpose), in ascending
+/// order.
+std::vector<int64_t> choose(const std::vector<int64_t>& indices, int64_t count, int64_t seed,
+                            Purpose purpose);
+
 /// "0".."K-1": K = `classes`, or one more than the largest label when that is 0. Errors: FileError
 /// about `file` when a label does not lie in 0..K-1.
 std::vector<std::string> numbered_classes(const std::vector<int64_t>& labels, int64_t classes,
@@ -68,6 +76,9 @@ std::unique_ptr<Dataset> open_source(const CifarSource& source, const DecodeOpti
 std::unique_ptr<Dataset> open_source(const NpzSource& source, const DecodeOptions& decode,
                                      int64_t classes);
 std::unique_ptr<Dataset> open_source(const ImagesSource& source, const DecodeOptions& decode,
+                                     int64_t classes);
+/// Never called: hold_out() takes such a part from the set that it belongs to.
+std::unique_ptr<Dataset> open_source(const HeldOutSource& source, const DecodeOptions& decode,
                                      int64_t classes);
 
 }  // namespace convpass

@@ -6,6 +6,7 @@
 #include "convpass/core/error.h"
 #include "convpass/data/dataset.h"
 #include "convpass/train/progress.h"
+#include "src/train/splits.h"
 
 namespace convpass {
 namespace {
@@ -144,9 +145,7 @@ std::vector<std::string> apply_bit_hyper_rule(Recipe& recipe, int64_t image_area
 
 Recipe resolve_rule(const Recipe& recipe) {
   if (recipe.rule == RecipeRule::none) return recipe;
-  const auto dataset =
-      open_dataset(*recipe.data.train, {.exif_orientation = recipe.input.exif_orientation},
-                   recipe.data.classes, "data.train");
+  const auto dataset = open_split(recipe, Split::train, recipe.data.classes);
   Recipe resolved = recipe;
   const int64_t area = median_area(*dataset);
   const std::vector<std::string> kept = apply_bit_hyper_rule(resolved, area, dataset->size());

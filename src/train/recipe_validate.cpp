@@ -269,7 +269,26 @@ struct SourceChecker {
   void operator()(const ImagesSource& source) const {
     check_path(check, at + "/path", source.path, "a folder of images");
   }
+  void operator()(const HeldOutSource&) const {
+    check.require(
+        at == "/data/val", at + "/format",
+        "got \"held_out\", wanted images of its own: data.val alone is cut from data.train");
+  }
 };
+
+/// What is held out goes by data.train, whose own limits come first.
+void check_val(const Checker& check, const Recipe& recipe) {
+  const DataConfig& data = recipe.data;
+  check.require(!data.train_on_val || data.val.has_value(), "/data/train_on_val",
+                "got true without data.val, wanted validation images or false");
+  if (!data.val || !std::holds_alternative<HeldOutSource>(data.val->source)) return;
+  for (const auto& [key, value] :
+       {std::pair{"limit", data.val->limit}, std::pair{"per_class", data.val->per_class}})
+    check.require(value == 0, std::string("/data/val/") + key,
+                  "got " + std::to_string(value) +
+                      " with the format \"held_out\", wanted data.val.fraction or data.train." +
+                      key);
+}
 
 void check_data(const Checker& check, const Recipe& recipe, bool needs_data) {
   const DataConfig& data = recipe.data;
@@ -277,7 +296,12 @@ void check_data(const Checker& check, const Recipe& recipe, bool needs_data) {
   if (data.train) std::visit(SourceChecker{check, "/data/train"}, data.train->source);
   if (data.val) std::visit(SourceChecker{check, "/data/val"}, data.val->source);
   if (data.test) std::visit(SourceChecker{check, "/data/test"}, data.test->source);
+  check_val(check, recipe);
   if (recipe.select != SelectRule::best_val) return;
+  check.require(
+      !data.train_on_val, "/select",
+      "got \"best_val\" with data.train_on_val, wanted \"last\": no image is left to choose "
+      "by");
   check.require(data.val.has_value(), "/select",
                 "got \"best_val\" without data.val, wanted validation images or \"last\"");
   if (!data.test) return;

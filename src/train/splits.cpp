@@ -1,6 +1,7 @@
 #include "src/train/splits.h"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -32,7 +33,11 @@ bool is_text(const std::string& name) {
          nlohmann::json(name).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-std::unique_ptr<Dataset> open_split(const Recipe& recipe, const DatasetConfig& config,
+std::string name_of(Split split) {
+  return std::array{"train", "val", "test"}[static_cast<size_t>(split)];
+}
+
+std::unique_ptr<Dataset> open_named(const Recipe& recipe, const DatasetConfig& config,
                                     int64_t classes, const std::string& where) {
   auto dataset =
       open_dataset(config, {.exif_orientation = recipe.input.exif_orientation}, classes, where);
@@ -48,7 +53,39 @@ std::unique_ptr<Dataset> open_split(const Recipe& recipe, const DatasetConfig& c
   return dataset;
 }
 
+/// What data.val takes out of the training set; null where it is a set of its own, or trained on.
+const HeldOutSource* held_out(const DataConfig& data) {
+  return data.val && !data.train_on_val ? std::get_if<HeldOutSource>(&data.val->source) : nullptr;
+}
+
+/// Whether the training set grows by a data.val of its own.
+bool adds_val(const DataConfig& data) {
+  return data.val && data.train_on_val && !std::holds_alternative<HeldOutSource>(data.val->source);
+}
+
+std::unique_ptr<Dataset> with_val(std::unique_ptr<Dataset> train, std::unique_ptr<Dataset> val) {
+  require_labels(*train, "data.train", "to train on data.val too");
+  return joined(std::move(train), std::move(val));
+}
+
 }  // namespace
+
+std::unique_ptr<Dataset> open_split(const Recipe& recipe, Split split, int64_t classes) {
+  const DataConfig& data = recipe.data;
+  auto open = [&](Split which) {
+    const std::array parts{&data.train, &data.val, &data.test};
+    const auto& part = *parts[static_cast<size_t>(which)];
+    if (!part) throw RecipeError(recipe.file, "/data/" + name_of(which), "missing, wanted images");
+    return open_named(recipe, *part, classes, "data." + name_of(which));
+  };
+  if (split == Split::test) return open(split);
+  if (const HeldOutSource* held = held_out(data)) {
+    HeldOut parts = hold_out(open(Split::train), *held, data.val->seed);
+    return split == Split::train ? std::move(parts.rest) : std::move(parts.part);
+  }
+  if (split == Split::val || !adds_val(data)) return open(split);
+  return with_val(open(Split::train), open(Split::val));
+}
 
 void check_images(Dataset& dataset, const Recipe& recipe, const std::string& where) {
   Progress progress("checking " + where, dataset.size(), "image");
@@ -78,18 +115,30 @@ void check_images(Dataset& dataset, const Recipe& recipe, const std::string& whe
   say(where + ": left out " + std::to_string(broken.size()) + " images that cannot be read");
 }
 
-std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
-                                      int64_t classes, const std::string& where) {
-  auto dataset = open_split(recipe, config, classes, where);
+namespace {
+
+std::unique_ptr<Dataset> checked(std::unique_ptr<Dataset> dataset, const Recipe& recipe,
+                                 const std::string& where) {
   require_labels(*dataset, where, "to evaluate on");
   check_images(*dataset, recipe, where);
   return dataset;
 }
 
+}  // namespace
+
+std::unique_ptr<Dataset> open_checked(const Recipe& recipe, Split split, int64_t classes) {
+  return checked(open_split(recipe, split, classes), recipe, "data." + name_of(split));
+}
+
+std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
+                                      int64_t classes, const std::string& where) {
+  return checked(open_named(recipe, config, classes, where), recipe, where);
+}
+
 Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher_classes) {
   const DataConfig& data = recipe.data;
   Splits splits;
-  splits.train = open_split(recipe, *data.train, data.classes, "data.train");
+  splits.train = open_named(recipe, *data.train, data.classes, "data.train");
   if (recipe.loss.label_weight > 0) require_labels(*splits.train, "data.train", "to train on");
   bool named = splits.train->labelled() || !data.class_names.empty();
   const size_t given = splits.train->classes().size();
@@ -101,7 +150,7 @@ Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher
     std::unique_ptr<Dataset> dataset;
     if (!config) return dataset;
     const auto classes = static_cast<int64_t>(splits.train->classes().size());
-    dataset = open_split(recipe, *config, classes, where);
+    dataset = open_named(recipe, *config, classes, where);
     require_labels(*dataset, where, "to evaluate on");
     const std::vector<std::string>&ours = splits.train->classes(), &theirs = dataset->classes();
     if (!named && (ours.empty() || ours.size() == theirs.size())) {
@@ -111,7 +160,16 @@ Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher
     check_same_classes(*splits.train, *dataset, where);
     return dataset;
   };
-  splits.val = other(data.val, "data.val");
+  if (const HeldOutSource* held = held_out(data)) {
+    HeldOut parts = hold_out(std::move(splits.train), *held, data.val->seed);
+    splits.train = std::move(parts.rest);
+    splits.val = std::move(parts.part);
+  } else if (!data.train_on_val) {
+    splits.val = other(data.val, "data.val");
+  } else if (adds_val(data)) {
+    auto val = other(data.val, "data.val");
+    splits.train = with_val(std::move(splits.train), std::move(val));
+  }
   splits.test = other(data.test, "data.test");
   if (splits.train->classes().empty()) {
     throw Error(

@@ -15,6 +15,12 @@ struct Splits {
   std::unique_ptr<Dataset> train, val, test;
 };
 
+enum class Split { train, val, test };
+
+/// One split as a run has it: what is held out of the training set is not in it, and data.val is
+/// where the run trains on that too. No image is read. Errors: Error.
+std::unique_ptr<Dataset> open_split(const Recipe& recipe, Split split, int64_t classes);
+
 /// Opens the splits and checks that their classes agree; no image is read. val and test must have
 /// labels, train if a loss uses them; without, it takes its classes from data.classes,
 /// data.class_names, `teacher_classes` or the other splits. Errors: Error.
@@ -28,7 +34,8 @@ void check_pairs(const Recipe& recipe, int64_t images);
 /// those of check_pairs before the wait.
 void check_images(Splits& splits, const Recipe& recipe);
 
-/// Opens one data set to evaluate on, which must have labels, and checks its images.
+/// Opens one split, or other images, to evaluate on; they must have labels. Checks every image.
+std::unique_ptr<Dataset> open_checked(const Recipe& recipe, Split split, int64_t classes);
 std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
                                       int64_t classes, const std::string& where);
 

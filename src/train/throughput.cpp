@@ -276,9 +276,7 @@ std::string measure_loader(const Recipe& recipe, int64_t steps) {
   const Normalization usual;
   if (input.mean.empty()) input.mean.assign(usual.mean.begin(), usual.mean.end());
   if (input.std.empty()) input.std.assign(usual.std.begin(), usual.std.end());
-  const auto dataset =
-      open_dataset(*recipe.data.train, {.exif_orientation = input.exif_orientation},
-                   recipe.data.classes, "data.train");
+  const auto dataset = open_split(recipe, Split::train, recipe.data.classes);
   const ImagePipeline pipeline(input, recipe.augment);
   const StreamOptions options = stream_options(recipe);  // which keep nothing of the images
   const int workers = options.workers;

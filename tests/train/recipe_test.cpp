@@ -399,6 +399,17 @@ TEST_F(RecipeFiles, ThatContradictThemselvesAreRefused) {
       {R"({B, "data": {"train": {"format": "idx", "images": "i"}}})",
        "/data/train/labels: missing"},
       {R"({B, "data": {"test": {}}})", "/data/test/path: missing"},
+      {R"({B, "data": {"test": {"format": "held_out"}}})", "/data/test/format: got \"held_out\""},
+      {R"({B, "data": {"train": {"format": "held_out"}}})", "/data/train/format: got \"held_out\""},
+      {R"({B, "data": {"val": {"format": "held_out", "fraction": 0}}})",
+       "/data/val/fraction: out of range, got 0"},
+      {R"({B, "data": {"val": {"format": "held_out", "fraction": 0.95}}})",
+       "/data/val/fraction: out of range, got 0.95"},
+      {R"({B, "data": {"val": {"format": "held_out", "per_class": 5}}})",
+       "/data/val/per_class: got 5 with the format \"held_out\""},
+      {R"({B, "data": {"train_on_val": true}})", "/data/train_on_val: got true without data.val"},
+      {R"({B, "select": "best_val", "data": {"train_on_val": true, "val": {"path": "v"}}})",
+       "/select: got \"best_val\" with data.train_on_val"},
   };
   for (const Wrong& wrong : all) {
     std::string text = wrong.text;

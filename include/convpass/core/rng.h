@@ -9,15 +9,17 @@ namespace convpass {
 /// What a random stream is used for. Values are part of the reproducibility contract: never
 /// renumber.
 enum class Purpose : uint64_t {
-  shuffle = 1,   ///< order of an epoch
-  subset = 2,    ///< which images `per_class` and `limit` keep
-  augment = 3,   ///< crops, flips and colours of one image
-  model = 4,     ///< dropout and stochastic depth of one step
-  init = 5,      ///< initial values of trainable parameters
-  mix = 6,       ///< mixup and CutMix of one batch
-  view = 7,      ///< further views of one image, and further copies of it in a batch
-  resample = 8,  ///< which images stand in a batch that is drawn with replacement
-  erase = 9,     ///< random erasing of one view
+  shuffle = 1,    ///< order of an epoch
+  subset = 2,     ///< which images `per_class` and `limit` keep
+  augment = 3,    ///< crops, flips and colours of one image
+  model = 4,      ///< dropout and stochastic depth of one step
+  init = 5,       ///< initial values of trainable parameters
+  mix = 6,        ///< mixup and CutMix of one batch
+  view = 7,       ///< further views of one image, and further copies of it in a batch
+  resample = 8,   ///< which images stand in a batch that is drawn with replacement
+  erase = 9,      ///< random erasing of one view
+  hold_out = 10,  ///< which images of the training set are held out of it
+  search = 11,    ///< which settings a random search tries
 };
 
 /// The finaliser of SplitMix64 (Steele, Lea & Flood, 2014): a bijection of 64-bit words.

@@ -51,17 +51,25 @@ struct ImagesSource {
   std::filesystem::path path;
 };
 
+/// A part of data.train, which loses it; of data.val alone.
+struct HeldOutSource {
+  double fraction = 0.2;  ///< of each class, to the nearest image
+};
+
 struct DatasetConfig {
-  std::variant<FolderSource, ListSource, IdxSource, CifarSource, NpzSource, ImagesSource> source;
+  std::variant<FolderSource, ListSource, IdxSource, CifarSource, NpzSource, ImagesSource,
+               HeldOutSource>
+      source;
   int64_t limit = 0;      ///< keep this many images (0 = all), chosen by seed
   int64_t per_class = 0;  ///< keep this many images of each class (0 = all), chosen by seed
-  int64_t seed = 0;       ///< of the two choices above
+  int64_t seed = 0;       ///< of the two choices above and of what is held out
 };
 
 enum class OnError { stop, skip };
 
 struct DataConfig {
   std::optional<DatasetConfig> train, val, test;
+  bool train_on_val = false;             ///< nothing is left to choose by
   int64_t classes = 0;                   ///< 0 = as many as the training set has
   std::vector<std::string> class_names;  ///< for sets that only number their classes
   OnError on_error = OnError::stop;
@@ -75,6 +83,7 @@ void fields(FieldVisitor& visitor, IdxSource& source);
 void fields(FieldVisitor& visitor, CifarSource& source);
 void fields(FieldVisitor& visitor, NpzSource& source);
 void fields(FieldVisitor& visitor, ImagesSource& source);
+void fields(FieldVisitor& visitor, HeldOutSource& source);
 void fields(FieldVisitor& visitor, DatasetConfig& config);
 void fields(FieldVisitor& visitor, DataConfig& config);
 
@@ -116,6 +125,21 @@ class Dataset {
 /// labels).
 std::unique_ptr<Dataset> open_dataset(const DatasetConfig& config, const DecodeOptions& decode,
                                       int64_t classes, const std::string& where);
+
+/// A data set in two: what is held out of it and the rest, each in its order.
+struct HeldOut {
+  std::unique_ptr<Dataset> rest, part;
+};
+
+/// Of each class of n images round(fraction n), at least 1 and at most n - 1: those with the
+/// smallest random_key(seed, 0, index, Purpose::hold_out). Errors: Error (no labels, a class of
+/// fewer than two images).
+HeldOut hold_out(std::shared_ptr<const Dataset> whole, const HeldOutSource& source, int64_t seed);
+
+/// Both, one behind the other, as one set with the classes of the first. Both have labels, or
+/// neither.
+std::unique_ptr<Dataset> joined(std::shared_ptr<const Dataset> first,
+                                std::shared_ptr<const Dataset> second);
 
 /// Errors: Error when `dataset` has no labels; `purpose` says what they are needed for.
 void require_labels(const Dataset& dataset, const std::string& where, const std::string& purpose);
