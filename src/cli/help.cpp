@@ -38,8 +38,9 @@ const Command& help_command() {
 }
 
 std::vector<const Command*> all_commands() {
-  return {&train_command(), &eval_command(),  &predict_command(), &inspect_command(),
-          &check_command(), &bench_command(), &convert_command(), &help_command()};
+  return {&train_command(),   &search_command(),  &eval_command(),
+          &predict_command(), &inspect_command(), &check_command(),
+          &bench_command(),   &convert_command(), &help_command()};
 }
 
 const Command& find_command(const std::string& name) {

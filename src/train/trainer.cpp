@@ -49,7 +49,7 @@ struct Best {
 /// state().
 class Trainer {
  public:
-  Trainer(const Recipe& recipe, RunDir& run)
+  Trainer(const Recipe& recipe, RunDir& run, double share)
       : recipe_(recipe),
         run_(run),
         distiller_(recipe.distill.on() ? std::make_unique<Distiller>(recipe) : nullptr),
@@ -70,6 +70,9 @@ class Trainer {
     steps_per_epoch_ = plan_.epoch_steps();
     validate_length(recipe, steps_per_epoch_);
     total_steps_ = plan_.run_steps(recipe.train);
+    const double epochs =
+        share * static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_);
+    last_step_ = std::min(total_steps_, steps_per_epoch_ * static_cast<int64_t>(std::ceil(epochs)));
     constexpr int64_t kLogLines = 1000;
     log_every_ = recipe.train.log_every > 0
                      ? recipe.train.log_every
@@ -95,6 +98,7 @@ class Trainer {
         std::to_string(splits_.train->size()) + " images, " + std::to_string(total_steps_) +
         " steps");
     if (!train_steps()) return {};
+    if (last_step_ < total_steps_) return {.paused = true};
     return finish();
   }
 
@@ -150,7 +154,7 @@ class Trainer {
       run_.save_checkpoint(state());
       saved = Clock::now();
     };
-    while (step_ < total_steps_ || epoch_ended_) {
+    while (step_ < last_step_ || epoch_ended_) {
       if (!epoch_ended_ && !stop_requested()) {
         const Clock::time_point start = Clock::now();
         const double loss = train_step();
@@ -176,7 +180,7 @@ class Trainer {
                                                     : at_epoch_end && seconds_since(saved) > 5;
       const double minutes = recipe_.train.save_minutes;
       const bool late = minutes > 0 && seconds_since(saved) > 60 * minutes;
-      if (due || late || step_ == total_steps_) save();
+      if (due || late || step_ == last_step_) save();
     }
     progress.finish();
     return true;
@@ -205,9 +209,10 @@ class Trainer {
     }
     const double norm = optimizer_.clip();
     if (!std::isfinite(mean_loss) || !std::isfinite(norm))
-      throw Error("training: step " + std::to_string(step_ + 1) + " of " +
-                  std::to_string(total_steps_) + ": got loss " + std::to_string(mean_loss) +
-                  ", gradient norm " + std::to_string(norm) + kWantedFinite + what_is_kept());
+      throw DivergedError("training: step " + std::to_string(step_ + 1) + " of " +
+                          std::to_string(total_steps_) + ": got loss " + std::to_string(mean_loss) +
+                          ", gradient norm " + std::to_string(norm) + kWantedFinite +
+                          what_is_kept());
     optimizer_.step(rate());
     if (ema_) ema_->update(step_ + 1);
     return mean_loss;
@@ -242,9 +247,9 @@ class Trainer {
   void check_finite() const {
     for (const auto& [name, tensor] : trainable_)
       if (!at::isfinite(tensor.detach()).all().item<bool>())
-        throw Error("training: step " + std::to_string(step_) + " of " +
-                    std::to_string(total_steps_) + ": got values in " + name +
-                    " that are not finite" + kWantedFinite + what_is_kept());
+        throw DivergedError("training: step " + std::to_string(step_) + " of " +
+                            std::to_string(total_steps_) + ": got values in " + name +
+                            " that are not finite" + kWantedFinite + what_is_kept());
   }
   std::string what_is_kept() const {
     return run_.has_checkpoint() ? "; the last checkpoint in " + run_.folder().string() + " is kept"
@@ -259,7 +264,7 @@ class Trainer {
   /// Evaluates and logs. A signal on the way leaves the epoch to be ended by the run that resumes.
   void end_epoch() {
     const int64_t epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
-    const bool last = step_ == total_steps_;
+    const bool last = step_ == last_step_;
     const bool evaluates = splits_.val && (epoch % recipe_.train.eval_every == 0 || last);
     if (evaluates || last || epoch % log_every_ == 0) {
       Json line{{"step", step_},
@@ -459,6 +464,7 @@ class Trainer {
   std::optional<Ema> ema_;
   StepPlan plan_;
   int64_t steps_per_epoch_ = 1, total_steps_ = 0;
+  int64_t last_step_ = 0;  ///< of this call: the run's, or that of a pause
   int64_t step_ = 0;       ///< optimiser steps done
   int64_t log_every_ = 1;  ///< epochs
   double loss_sum_ = 0;    ///< since the last line of the log
@@ -472,12 +478,13 @@ class Trainer {
 
 }  // namespace
 
-TrainOutcome train(const Recipe& recipe, const std::filesystem::path& out, bool resume) {
+TrainOutcome train(const Recipe& recipe, const std::filesystem::path& out,
+                   const TrainOptions& options) {
   validate(recipe, /*needs_data=*/true);
   const Recipe resolved = resolve_rule(recipe);
-  RunDir run(out, resolved, resume);
+  RunDir run(out, resolved, options.resume);
   if (std::string done = run.result(); !done.empty()) return {true, done};
-  return Trainer(resolved, run).run();
+  return Trainer(resolved, run, options.share).run();
 }
 
 }  // namespace convpass

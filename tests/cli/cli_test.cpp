@@ -64,7 +64,7 @@ TEST_F(CommandLine, PrintsAnOverviewWhenAlone) {
   Result result = run("");
   EXPECT_EQ(result.status, 0);
   for (const char* command :
-       {"train", "eval", "predict", "inspect", "check", "bench", "convert", "help"}) {
+       {"train", "search", "eval", "predict", "inspect", "check", "bench", "convert", "help"}) {
     EXPECT_NE(result.out.find(std::string("\n  ") + command + " "), std::string::npos) << command;
   }
   EXPECT_EQ(run("--help").out, result.out);
@@ -73,7 +73,7 @@ TEST_F(CommandLine, PrintsAnOverviewWhenAlone) {
 
 TEST_F(CommandLine, EveryCommandExplainsItself) {
   for (const char* command :
-       {"train", "eval", "predict", "inspect", "check", "bench", "convert", "help"}) {
+       {"train", "search", "eval", "predict", "inspect", "check", "bench", "convert", "help"}) {
     Result result = run(std::string(command) + " --help");
     EXPECT_EQ(result.status, 0) << command;
     EXPECT_TRUE(result.out.starts_with(std::string("convpass ") + command)) << result.out;
