@@ -114,6 +114,16 @@ TEST(Pipeline, CropFractionsOfBigVisionGiveWholePixels) {
   }
 }
 
+TEST(Pipeline, StretchedAndCutIsTheFewShotViewOfPillow) {
+  InputConfig input = input_of(224, 224);
+  input.resize_to = {256, 256};
+  const Image photo = read_image(test::image_file("photo.jpg"));
+  const Image view = ImagePipeline(input, {}).evaluation_view(photo);
+  const std::vector<uint8_t> text = test::bytes_of(test::image_file("photo_256_crop_224.crc32"));
+  EXPECT_EQ(crc32(0, view.pixels.data(), static_cast<uInt>(view.pixels.size())),
+            std::stoul(std::string(text.begin(), text.end())));
+}
+
 TEST(Pipeline, ResizeToOfTrainingLeavesTheEvaluationAlone) {
   const Image image = test::read_ppm("resize_smooth.ppm");
   InputConfig input = input_of(16, 16);

@@ -216,6 +216,9 @@ def make_resizes():
     photo = Image.open(OUT / "photo.jpg").convert("RGB")
     write_ppm(OUT / "resize_photo_bicubic_224x224.ppm",
               np.asarray(photo.resize((224, 224), filters["bicubic"])))
+    # torchvision's Resize((256, 256), BICUBIC), which is Pillow's, and CenterCrop(224).
+    centre = np.asarray(photo.resize((256, 256), filters["bicubic"]).crop((16, 16, 240, 240)))
+    (OUT / "photo_256_crop_224.crc32").write_text("%d\n" % zlib.crc32(centre.tobytes()))
 
 
 def make_npz():

@@ -98,6 +98,32 @@ TEST(ShippedRecipes, VtabIsTheOfficialProtocol) {
   EXPECT_LT(rate(99), 1.1e-5);
 }
 
+TEST(ShippedRecipes, FewShotIsThePapersProtocol) {
+  for (const auto& [name, classes] : {std::pair{"aircraft", 100},
+                                      {"pets", 37},
+                                      {"food101", 101},
+                                      {"cars", 196},
+                                      {"flowers102", 102}}) {
+    const Recipe recipe =
+        load_recipe(recipes() / "few_shot" / (std::string(name) + ".json"), {"data.train.seed=2"});
+    EXPECT_EQ(recipe.data.classes, classes);
+    EXPECT_EQ(recipe.data.train->per_class, 16);
+    EXPECT_EQ(recipe.data.train->seed, 2);
+    EXPECT_FALSE(recipe.data.val);
+    EXPECT_EQ(recipe.optimizer.lr, 5e-3);
+    EXPECT_EQ(recipe.optimizer.weight_decay, 1e-4);
+    EXPECT_EQ(recipe.train.epochs, 100);
+    EXPECT_EQ(recipe.train.batch_size, 64);
+    EXPECT_EQ(recipe.schedule.warmup, 10);
+    EXPECT_EQ(recipe.input.resize, ResizeMode::stretch);
+    EXPECT_EQ(recipe.input.resize_to, (std::vector<int64_t>{256, 256}));
+    EXPECT_EQ(recipe.input.mean[0], 0.485);
+    EXPECT_EQ(recipe.augment.rand_augment, "rand-m9-mstd0.5-inc1");
+    EXPECT_FALSE(recipe.augment.mix.on());
+    EXPECT_EQ(recipe.loss.label_smoothing, 0);
+  }
+}
+
 TEST(ShippedRecipes, DemoSharesAllButTheMethod) {
   Recipe probe = load_recipe(recipes() / "demo/linear_probe.json");
   Recipe convpass = load_recipe(recipes() / "demo/convpass.json");
