@@ -124,6 +124,14 @@ TEST(ShippedRecipes, FewShotIsThePapersProtocol) {
   }
 }
 
+TEST(ShippedRecipes, ThePresetHoldsOutWhatItsSearchChoosesBy) {
+  const Recipe recipe = load_recipe(recipes() / "finetune.json");
+  EXPECT_TRUE(std::holds_alternative<HeldOutSource>(recipe.data.val->source));
+  EXPECT_TRUE(recipe.input.mean.empty());  // the backbone's own
+  EXPECT_NE(recipe.about.command.find("convpass search recipes/finetune.json --over adapter.scale"),
+            std::string::npos);
+}
+
 TEST(ShippedRecipes, DemoSharesAllButTheMethod) {
   Recipe probe = load_recipe(recipes() / "demo/linear_probe.json");
   Recipe convpass = load_recipe(recipes() / "demo/convpass.json");
