@@ -17,7 +17,7 @@ class AdaptFormer final : public ListedAdapter {
     at::Generator generator = seeded_generator(seed);
     for (int64_t block : chosen_blocks("adaptformer", config.blocks, backbone))
       blocks_[static_cast<size_t>(block)] =
-          Bottleneck::fresh(backbone.token_dim(), config.width, generator);
+          Bottleneck::fresh(backbone.token_dim(block), config.width, generator);
   }
 
   bool adds(int64_t block, Site site) const override {

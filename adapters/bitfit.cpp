@@ -12,7 +12,7 @@ namespace {
 class BitFit final : public ListedAdapter {
  public:
   explicit BitFit(const Backbone& backbone) : blocks_(static_cast<size_t>(backbone.depth())) {
-    require_blocks("bitfit", backbone);
+    require_one_stage("bitfit", backbone, "the layers that merge its patches are out of reach");
     const Weights weights = weights_of(backbone);
     auto add = [&](int64_t block, Layer layer) {
       const std::string name = layer_name(block, layer) + ".bias";

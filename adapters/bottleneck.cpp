@@ -22,7 +22,7 @@ class SequentialBottleneck final : public ListedAdapter {
       for (size_t site = 0; site < sites.size(); ++site)
         if (sites[site])
           blocks_[static_cast<size_t>(block)][site] =
-              Bottleneck::fresh(backbone.token_dim(), config.width, generator);
+              Bottleneck::fresh(backbone.token_dim(block), config.width, generator);
   }
 
   bool adds(int64_t block, Site site) const override {

@@ -40,9 +40,10 @@ Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint6
     : config_(config), blocks_(static_cast<size_t>(backbone.depth())) {
   const std::vector<int64_t> chosen = chosen_blocks("convpass", config.blocks, backbone);
   const std::array<bool, kSites> wanted = chosen_sites(config.sites);
-  const int64_t dim = backbone.token_dim(), width = config.width;
+  const int64_t width = config.width;
   at::Generator generator = seeded_generator(seed);
-  for (int64_t block : chosen)
+  for (int64_t block : chosen) {
+    const int64_t dim = backbone.token_dim(block);
     for (size_t site = 0; site < kSites; ++site) {
       if (!wanted[site]) continue;
       auto bypass = std::make_unique<Bypass>();
@@ -57,6 +58,7 @@ Convpass::Convpass(const ConvpassConfig& config, const Backbone& backbone, uint6
       bypass->up_bias = at::zeros({dim});
       blocks_[static_cast<size_t>(block)][site] = std::move(bypass);
     }
+  }
 }
 
 const Convpass::Bypass* Convpass::find(int64_t block, Site site) const {

@@ -24,9 +24,9 @@ constexpr size_t kCount = std::size(kCores);
 class Fact final : public ListedAdapter {
  public:
   Fact(const FactConfig& config, const Backbone& backbone, uint64_t seed) : config_(config) {
-    require_blocks("fact", backbone);
+    require_one_stage("fact", backbone, "its blocks share no width, and so no U and V");
     at::Generator generator = seeded_generator(seed);
-    const int64_t dim = backbone.token_dim(), rank = config.rank;
+    const int64_t dim = backbone.token_dim(0), rank = config.rank;
     const Weights weights = weights_of(backbone);
     u_ = torch_uniform({rank, dim}, dim, generator);
     v_ = at::zeros({dim, rank});

@@ -10,6 +10,18 @@
 #include "convpass/core/json.h"
 
 namespace convpass {
+namespace {
+
+/// What adapters call a weight of the backbone.
+std::string adapters_name(const Backbone& backbone, const std::string& name) {
+  if (name.starts_with("fc_norm.")) return name.substr(3);
+  for (int64_t block = 0; block < backbone.depth(); ++block)
+    if (const std::string start = backbone.block_name(block); name.starts_with(start))
+      return "blocks." + std::to_string(block) + "." + name.substr(start.size());
+  return name;
+}
+
+}  // namespace
 
 NamedTensors ListedAdapter::parameters() const {
   NamedTensors all;
@@ -28,6 +40,13 @@ void require_blocks(const std::string& type, const Backbone& backbone) {
   if (backbone.depth() == 0)
     throw Error("adapter.type: got \"" + type + "\", wanted \"none\": " + backbone.describe() +
                 " has no blocks of tokens, beside or in which an adapter could stand");
+}
+
+void require_one_stage(const std::string& type, const Backbone& backbone, const std::string& why) {
+  require_blocks(type, backbone);
+  if (backbone.has_stages())
+    throw Error("adapter.type: got \"" + type + "\", wanted another for " + backbone.describe() +
+                ": " + why);
 }
 
 std::vector<int64_t> chosen_blocks(const std::string& type, const std::vector<int64_t>& blocks,
@@ -89,8 +108,15 @@ std::string layer_name(int64_t block, Layer layer) {
 Weights weights_of(const Backbone& backbone) {
   Weights weights;
   for (auto& [name, tensor] : backbone.parameters())
-    weights[name.starts_with("fc_norm.") ? name.substr(3) : name] = tensor;
+    weights[adapters_name(backbone, name)] = tensor;
   return weights;
+}
+
+Weights weights_for(const Backbone& backbone, const Weights& weights) {
+  Weights named;
+  for (auto& [name, tensor] : backbone.parameters())
+    named[name] = weights.at(adapters_name(backbone, name));
+  return named;
 }
 
 std::array<int64_t, 2> dense_shape(const Weights& weights, int64_t block, Layer layer) {

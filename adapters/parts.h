@@ -33,6 +33,8 @@ std::vector<int64_t> chosen_blocks(const std::string& type, const std::vector<in
                                    const Backbone& backbone);
 /// Throws the Error for a backbone without blocks.
 void require_blocks(const std::string& type, const Backbone& backbone);
+/// The same, and the Error for one whose blocks stand in stages; `why` ends its sentence.
+void require_one_stage(const std::string& type, const Backbone& backbone, const std::string& why);
 
 /// Which of attention and MLP the config names. Errors: Error for an empty list, an unknown name or
 /// one that stands twice.
@@ -47,8 +49,11 @@ inline constexpr Layer kBlockLayers[] = {Layer::norm1, Layer::qkv, Layer::proj,
 /// is "norm" here, also where it is "fc_norm" in the backbone.
 std::string layer_name(int64_t block, Layer layer);
 
-/// The backbone's weights by name. The last norm is "norm" and never "fc_norm".
+/// The backbone's weights by name. The last norm is "norm" and never "fc_norm", and blocks are
+/// numbered through as "blocks.0.", also where they stand in stages.
 Weights weights_of(const Backbone& backbone);
+/// The same weights under the backbone's own names.
+Weights weights_for(const Backbone& backbone, const Weights& weights);
 /// The shape `[out, in]` of a block's dense layer.
 std::array<int64_t, 2> dense_shape(const Weights& weights, int64_t block, Layer layer);
 

@@ -30,18 +30,21 @@ class RepAdapter final : public ListedAdapter {
     at::Generator generator = seeded_generator(seed);
     const auto sites = chosen_sites(config.sites);
     const std::vector<int64_t> blocks = chosen_blocks("repadapter", config.blocks, backbone);
-    const int64_t dim = backbone.token_dim(), width = config.width;
-    for (int64_t size : {width, dim})
-      if (size % config.groups != 0)
-        throw Error("adapter.groups: got " + std::to_string(config.groups) +
-                    ", wanted a divisor of the width " + std::to_string(width) +
-                    " and of the tokens' " + std::to_string(dim));
-    for (int64_t block : blocks)
+    const int64_t width = config.width;
+    for (int64_t block : blocks) {
+      const int64_t dim = backbone.token_dim(block);
+      for (int64_t size : {width, dim})
+        if (size % config.groups != 0)
+          throw Error("adapter.groups: got " + std::to_string(config.groups) +
+                      ", wanted a divisor of the width " + std::to_string(width) +
+                      " and of the tokens' " + std::to_string(dim));
       for (size_t site = 0; site < sites.size(); ++site)
         if (sites[site])
           blocks_[static_cast<size_t>(block)][site] =
               Reparam{xavier_uniform({width, dim, 1}, dim, width, generator), at::zeros({width}),
                       at::zeros({dim, width / config.groups, 1}), at::zeros({dim})};
+    }
+    mergeable_ = !backbone.has_stages();
   }
 
   bool changes_layers(int64_t block) const override {
@@ -70,6 +73,7 @@ class RepAdapter final : public ListedAdapter {
   }
 
   bool merge_into(Weights& weights) const override {
+    if (!mergeable_) return false;
     at::NoGradGuard no_grad;
     for (int pass = 0; pass < 2; ++pass)  // first whether all can be
       for (size_t block = 0; block < blocks_.size(); ++block)
@@ -104,6 +108,8 @@ class RepAdapter final : public ListedAdapter {
   }
 
   RepAdapterConfig config_;
+  /// The zeros beyond the grid of a Swin's windows meet qkv, but no adapter before it.
+  bool mergeable_ = true;
   std::vector<std::array<std::optional<Reparam>, 2>> blocks_;
 };
 

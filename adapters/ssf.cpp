@@ -41,7 +41,7 @@ SsfName ssf_name(int64_t block, Layer layer) {
 class Ssf final : public ListedAdapter {
  public:
   Ssf(const Backbone& backbone, uint64_t seed) {
-    require_blocks("ssf", backbone);
+    require_one_stage("ssf", backbone, "the layers that merge its patches are out of reach");
     at::Generator generator = seeded_generator(seed);
     const Weights weights = weights_of(backbone);
     auto add = [&](int64_t block, Layer layer) {

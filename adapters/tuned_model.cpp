@@ -130,10 +130,7 @@ void TunedModel::merge_adapter() {
   Weights weights = weights_of(*backbone);
   for (auto& [name, tensor] : weights) tensor = tensor.detach().to(at::kFloat);
   if (!adapter->merge_into(weights)) return;
-  for (const char* name : {"norm.weight", "norm.bias"})  // see weights_of
-    if (auto found = weights.find(name); found != weights.end())
-      weights[std::string("fc_") + name] = found->second;
-  adapter_merged = backbone->replace_parameters(weights);
+  adapter_merged = backbone->replace_parameters(weights_for(*backbone, weights));
 }
 
 void TunedModel::freeze_backbone() {

@@ -13,9 +13,9 @@ namespace {
 class Vpt final : public ListedAdapter {
  public:
   Vpt(const VptConfig& config, const Backbone& backbone, uint64_t seed) : config_(config) {
-    require_blocks("vpt", backbone);
+    require_one_stage("vpt", backbone, "its windows have no place for prompts");
     at::Generator generator = seeded_generator(seed);
-    const int64_t dim = backbone.token_dim(), above = backbone.depth() - 1;
+    const int64_t dim = backbone.token_dim(0), above = backbone.depth() - 1;
     const at::Tensor patch = weights_of(backbone).at("patch_embed.proj.weight");  // [D, 3, p, p]
     const double bound = std::sqrt(6.0 / static_cast<double>(patch[0].numel() + dim));
     auto uniform = [&](int64_t count) {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "convpass/core/error.h"
 #include "convpass/models/layers.h"
 
 namespace convpass {
@@ -29,6 +30,13 @@ void Linear::pack(Precision precision) {
   packed = c10::make_intrusive<PackedLinear>(weight, bias, precision);
   weight = at::Tensor();
   bias = at::Tensor();
+}
+
+void require_kernels(c10::Device device, Precision precision) {
+  if (precision != Precision::int8) return;
+  const auto missing = device.is_cpu() ? PackedLinear::unsupported(precision)
+                                       : std::optional<std::string>("it is a CPU's precision");
+  if (missing) throw Error("precision: got int8, wanted auto, bf16 or f32: " + *missing);
 }
 
 }  // namespace convpass

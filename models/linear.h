@@ -21,4 +21,7 @@ struct Linear {
   void pack(Precision precision);
 };
 
+/// Errors: Error for int8 where `device` has no kernels of that precision.
+void require_kernels(c10::Device device, Precision precision);
+
 }  // namespace convpass

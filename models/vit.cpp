@@ -282,11 +282,7 @@ bool Vit::replace_parameters(const std::map<std::string, at::Tensor>& weights) {
 
 void Vit::to(c10::Device device, Precision precision) {
   TORCH_CHECK(size().values == Backbone::size().values, "packed weights stay where they are");
-  if (precision == Precision::int8) {
-    const auto missing = device.is_cpu() ? PackedLinear::unsupported(precision)
-                                         : std::optional<std::string>("it is a CPU's precision");
-    if (missing) throw Error("precision: got int8, wanted auto, bf16 or f32: " + *missing);
-  }
+  require_kernels(device, precision);
   precision_ = precision;
   if (precision == Precision::int8)  // quantised from float32
     for (auto& block : blocks_) block->pack(precision);

@@ -27,16 +27,11 @@ at::Tensor activate(const at::Tensor& hidden, Activation activation) {
 
 }  // namespace
 
-struct VitBlock::Hook {
-  const Adapter* adapter;  // null: nothing changes
-  int64_t block;
-  const Pass& pass;
-
-  at::Tensor operator()(Layer layer, const at::Tensor& input, at::Tensor output) const {
-    if (adapter == nullptr) return output;
-    return adapter->after(block, layer, input, std::move(output), pass);
-  }
-};
+at::Tensor VitBlock::Hook::operator()(Layer layer, const at::Tensor& input,
+                                      at::Tensor output) const {
+  if (adapter == nullptr) return output;
+  return adapter->after(block, layer, input, std::move(output), pass);
+}
 
 struct VitBlock::Beside {
   const Adapter* adapter;  // null: nothing is added

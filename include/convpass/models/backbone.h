@@ -48,8 +48,8 @@ at::Generator seeded_generator(uint64_t key);
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-/// What a ViT computes one after the other, where an adapter can change the result. Those of a
-/// block are norm1 to fc2; the others stand outside of all blocks.
+/// What a transformer computes one after the other, where an adapter can change the result. Those
+/// of a block are norm1 to fc2; the others stand outside of all blocks.
 enum class Layer { patch_embed, norm_pre, norm1, qkv, proj, norm2, fc1, fc2, norm };
 
 /// What trains beside a frozen backbone, as an argument of its forward pass; nothing is patched.
@@ -103,7 +103,8 @@ class Adapter {
   /// Whether `after` changes any layer of this block.
   virtual bool changes_layers(int64_t /*block*/) const { return false; }
   /// What the output of a layer becomes, given its input (undefined for patch_embed): both
-  /// `[.., N, D]` of that layer, patch_embed's output `[B, H W, D]`. For the layers outside of the
+  /// `[.., N, D]` of that layer, patch_embed's output `[B, H W, D]`. The N tokens of a Swin's qkv
+  /// are those of one window, zeros where it reaches beyond the grid. For the layers outside of the
   /// blocks, with block = kOutside, it is always asked.
   virtual at::Tensor after(int64_t /*block*/, Layer /*layer*/, const at::Tensor& /*input*/,
                            at::Tensor output, const Pass& /*pass*/) const {
@@ -130,8 +131,8 @@ class Adapter {
   /// Moves the parameters, which require gradients from then on.
   virtual void to(c10::Device device) = 0;
   /// Puts into `weights`, those of a whole backbone in float32 under timm's names (its last norm
-  /// always as "norm"), what gives without the adapter the features that they give with it. False,
-  /// and nothing is changed, where that cannot be.
+  /// always as "norm", its blocks numbered through as "blocks.0."), what gives without the adapter
+  /// the features that they give with it. False, and nothing is changed, where that cannot be.
   virtual bool merge_into(std::map<std::string, at::Tensor>& /*weights*/) const { return false; }
 };
 
@@ -155,8 +156,15 @@ class Backbone {
   virtual at::Tensor after_stem(const at::Tensor& stem, const Adapter* adapter,
                                 const Pass& pass) const;
   virtual int64_t feature_dim() const = 0;
-  /// Width of the tokens beside which an adapter stands; of no meaning where depth() is 0.
-  virtual int64_t token_dim() const { return feature_dim(); }
+  /// Width of the tokens of a block, beside which an adapter stands.
+  virtual int64_t token_dim(int64_t /*block*/) const { return feature_dim(); }
+  /// Whether the tokens change in number and width on their way through the blocks (Swin): no token
+  /// goes all the way, and layers between the blocks are out of an adapter's reach.
+  virtual bool has_stages() const { return false; }
+  /// What timm's names of a block's weights begin with.
+  virtual std::string block_name(int64_t block) const {
+    return "blocks." + std::to_string(block) + ".";
+  }
   /// Number of blocks beside which an adapter can stand; 0 for a network without tokens.
   virtual int64_t depth() const = 0;
   /// Roughly how many values of one image a training step holds at its fullest: all that the

@@ -97,7 +97,7 @@ class Vit final : public Backbone {
   int64_t feature_dim() const override {
     return (options_.pool == Pool::cls_and_distillation ? 2 : 1) * config_.width;
   }
-  int64_t token_dim() const override { return config_.width; }
+  int64_t token_dim(int64_t /*block*/) const override { return config_.width; }
   int64_t depth() const override { return config_.depth; }
   int64_t step_values(const Adapter* adapter, bool trainable) const override;
   void set_recomputed(int64_t blocks) override { recomputed_ = blocks; }
