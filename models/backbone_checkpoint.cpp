@@ -7,6 +7,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/fields.h"
 #include "convpass/models/bit_checkpoint.h"
+#include "convpass/models/swin_checkpoint.h"
 #include "convpass/models/tresnet_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "models/names.h"
@@ -35,6 +36,7 @@ struct Namer {
   std::string operator()(const BitConfig& config) const { return bit_name(config); }
   std::string operator()(const TResnetConfig& config) const { return tresnet_name(config); }
   std::string operator()(const ScriptConfig& config) const { return "torchscript " + config.name; }
+  std::string operator()(const SwinConfig& config) const { return swin_name(config); }
 };
 
 std::string list_text(const std::vector<int64_t>& numbers) {
@@ -58,6 +60,11 @@ struct Describer {
         << ")";
   }
   void operator()(const ScriptConfig&) const {}
+  void operator()(const SwinConfig& c) const {
+    out << " (width " << c.width << ", depths " << list_text(c.depths) << ", heads "
+        << list_text(c.heads) << ", windows " << list_text(c.windows) << ", patch " << c.patch
+        << ")";
+  }
 };
 
 struct Comparer {
@@ -71,6 +78,11 @@ struct Comparer {
   }
   bool operator()(const TResnetConfig& a, const TResnetConfig& b) const { return a == b; }
   bool operator()(const ScriptConfig& a, const ScriptConfig& b) const { return a.name == b.name; }
+  bool operator()(const SwinConfig& a, const SwinConfig& b) const {
+    // The windows of the last stages follow the resolution.
+    return a.width == b.width && a.depths == b.depths && a.heads == b.heads &&
+           a.windows[0] == b.windows[0] && a.patch == b.patch && a.expansion == b.expansion;
+  }
   template <class A, class B>
   bool operator()(const A&, const B&) const {
     return false;
@@ -80,7 +92,7 @@ struct Comparer {
 }  // namespace
 
 void fields(FieldVisitor& visitor, BackboneArchitecture& architecture) {
-  visitor.variant("kind", architecture, {"vit", "bit", "tresnet", "torchscript"},
+  visitor.variant("kind", architecture, {"vit", "bit", "tresnet", "torchscript", "swin"},
                   "which network it is");
 }
 
@@ -100,12 +112,18 @@ BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
     const std::string_view format = tresnet_format_name(tresnet.format);
     return of_any_kind(std::move(tresnet), format);
   }
+  if (is_swin_checkpoint(tensors)) {
+    SwinCheckpoint swin = swin_checkpoint_from(tensors, file);
+    const std::string_view format = swin_format_name(swin.format);
+    return of_any_kind(std::move(swin), format);
+  }
   if (!is_vit_checkpoint(tensors))
     throw FileError(file, tensors.format == "torchscript"
                               ? "is a TorchScript module; backbone.variant \"torchscript\" runs it"
                               : "holds no ViT (timm, Google npz, Hugging Face, DINOv2, CLIP), BiT "
-                                "ResNet (big_transfer, big_vision, timm, Hugging Face) or TResNet "
-                                "(timm, its authors') of a known naming");
+                                "ResNet (big_transfer, big_vision, timm, Hugging Face), TResNet "
+                                "(timm, its authors') or Swin (timm, Microsoft, Hugging Face) of a "
+                                "known naming");
   VitCheckpoint vit = vit_checkpoint_from(tensors, file);
   const std::string_view format = vit_format_name(vit.format);
   return of_any_kind(std::move(vit), format);
@@ -114,8 +132,9 @@ BackboneCheckpoint backbone_checkpoint_from(const TensorMap& tensors,
 void keep_first_blocks(BackboneCheckpoint& checkpoint, int64_t blocks) {
   auto* vit = std::get_if<VitConfig>(&checkpoint.architecture);
   if (vit == nullptr)
-    throw Error("got " + std::to_string(blocks) + ", wanted 0: " +
-                backbone_name(checkpoint.architecture) + " has no blocks to leave out");
+    throw Error("got " + std::to_string(blocks) +
+                ", wanted 0: " + backbone_name(checkpoint.architecture) +
+                " is no ViT, whose blocks can be left out");
   if (blocks < 1 || blocks > vit->depth)
     throw Error("got " + std::to_string(blocks) + ", wanted 1 to " + std::to_string(vit->depth) +
                 ", the blocks of " + backbone_name(checkpoint.architecture));
@@ -133,6 +152,7 @@ BackboneArchitecture backbone_variant(const std::string& name) {
   for (const char* start : {"resnet", "R", "r", "bit", "BiT"})
     if (name.starts_with(start)) return bit_variant(name);
   if (name.starts_with("tresnet")) return tresnet_variant(name);
+  if (name.starts_with("swin")) return swin_variant(name);
   return vit_variant(name);
 }
 

@@ -7,6 +7,7 @@
 #include "convpass/core/json.h"
 #include "convpass/models/backbone_checkpoint.h"
 #include "convpass/models/bit_checkpoint.h"
+#include "convpass/models/swin_checkpoint.h"
 #include "convpass/models/tresnet_checkpoint.h"
 #include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/build.h"
@@ -219,6 +220,9 @@ void convert_checkpoint(const Arguments& arguments, const TensorMap& map, const 
     // The authors' naming is not written: of their norms' weights no sign is left.
     wanted_format(to, to == "timm" ? std::optional(TResnetFormat::timm) : std::nullopt, {"timm"});
     save(out, tresnet_checkpoint_as_timm(tresnet_checkpoint_from(map, in)));
+  } else if (is_swin_checkpoint(map)) {
+    wanted_format(to, to == "timm" ? std::optional(SwinFormat::timm) : std::nullopt, {"timm"});
+    save(out, swin_checkpoint_as_timm(swin_checkpoint_from(map, in)));
   } else {
     for (VitFormat each : kVitFormats) known.emplace_back(vit_format_name(each));
     VitFormat format = wanted_format(to, vit_format_named(to), known);
@@ -270,8 +274,9 @@ const Command& convert_command() {
       .synopsis = "IN OUT [--to FORMAT] [--backbone FILE --scale S]",
       .summary = "Converts between checkpoint and adapter formats.",
       .details =
-          "A ViT, BiT or TResNet checkpoint is renamed to FORMAT. An adapter.safetensors becomes "
-          "the .pt that the official\nConvpass code loads, and the other way round; that direction "
+          "A ViT, BiT, TResNet or Swin checkpoint is renamed to FORMAT. An adapter.safetensors "
+          "becomes the .pt that the official\nConvpass code loads, and the other way round; that "
+          "direction "
           "needs --backbone and --scale, which\nthe official file does not tell, and assumes "
           "ImageNet's mean and std. An adapter of the type \"lora\"\nbecomes a folder OUT as PEFT "
           "writes it, with --to peft-timm, peft-hf or peft-hf5, and the other way\nround: IN is "
@@ -280,7 +285,7 @@ const Command& convert_command() {
                    "timm (default), google-npz, hf-vit, hf-deit, hf-dinov2, dinov2, clip, hf-clip; "
                    "of a BiT: "
                    "timm, big-transfer-npz, big-vision-npz, big-transfer, hf-bit; of a TResNet: "
-                   "timm; of a "
+                   "timm; of a Swin: timm; of a "
                    "LoRA: peft-timm, peft-hf (transformers up to 4), peft-hf5"},
                   {"--backbone", "FILE",
                    "the weights that official bypasses or PEFT's LoRA belong to"},

@@ -5,6 +5,8 @@
 #include <malloc.h>
 #endif
 
+#include <functional>
+
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/core/rng.h"
@@ -27,6 +29,7 @@ struct OwnImageSize {
   std::array<int64_t, 2> operator()(const BitConfig&) const { return {224, 224}; }
   std::array<int64_t, 2> operator()(const TResnetConfig&) const { return {224, 224}; }
   std::array<int64_t, 2> operator()(const ScriptConfig& script) const { return script.image_size; }
+  std::array<int64_t, 2> operator()(const SwinConfig& swin) const { return own_image_size(swin); }
 };
 
 std::array<int64_t, 2> image_size(const BackboneConfig& config,
@@ -66,6 +69,15 @@ BackboneArchitecture named_variant(const Recipe& recipe) {
   }
 }
 
+/// What a Swin says of an image size, told of the recipe's key.
+void at_image_size(const Recipe& recipe, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    throw RecipeError(recipe.file, "/backbone/image_size", error.what());
+  }
+}
+
 /// The image size of the recipe, else the checkpoint's own.
 std::array<int64_t, 2> checked_image_size(const Recipe& recipe,
                                           const BackboneArchitecture& architecture) {
@@ -88,6 +100,8 @@ std::array<int64_t, 2> checked_image_size(const Recipe& recipe,
                             std::to_string(TResnet::kSideUnit) + ", at least " +
                             std::to_string(TResnet::kLeastSide) + ", for a TResNet");
   }
+  if (const auto* swin = std::get_if<SwinConfig>(&architecture))
+    at_image_size(recipe, [&] { check_image_size(*swin, size); });
   return size;
 }
 
@@ -115,7 +129,8 @@ std::unique_ptr<Adapter> build_adapter(const Recipe& recipe, const Backbone& bac
   }
 }
 
-/// Random weights of a variant; a ViT's positions are those of the recipe's image size.
+/// Random weights of a variant; a ViT's positions and a Swin's windows are those of the recipe's
+/// image size.
 struct RandomWeights {
   const Recipe& recipe;
 
@@ -130,6 +145,10 @@ struct RandomWeights {
   }
   TensorMap operator()(TResnetConfig& tresnet) const {
     return TResnet::random_weights(tresnet, init_key(recipe, kBackboneInit));
+  }
+  TensorMap operator()(SwinConfig& swin) const {
+    at_image_size(recipe, [&] { swin = fitted_to(swin, image_size(recipe.backbone, swin)); });
+    return Swin::random_weights(swin, init_key(recipe, kBackboneInit));
   }
   TensorMap operator()(ScriptConfig&) const {
     TORCH_CHECK(false, "a TorchScript module has no random weights of ours");
@@ -161,6 +180,12 @@ struct MakeBackbone {
         tresnet, weights,
         TResnet::Options{.image_size = checked_image_size(recipe, tresnet),
                          .drop_path = recipe.backbone.drop_path});
+  }
+  std::unique_ptr<Backbone> operator()(const SwinConfig& swin) const {
+    refuse_class_token(swin_name(swin));
+    return std::make_unique<Swin>(swin, weights,
+                                  Swin::Options{.image_size = checked_image_size(recipe, swin),
+                                                .drop_path = recipe.backbone.drop_path});
   }
   std::unique_ptr<Backbone> operator()(const ScriptConfig& script) const {
     refuse_class_token("a TorchScript module");

@@ -17,14 +17,15 @@ void fields(FieldVisitor& visitor, BackboneConfig& config) {
                 "`variant`, "
                 "for `bench` or, "
                 "with trainable, to train from scratch");
-  visitor.field(
-      "variant", config.variant,
-      "architecture such as \"vit_base_patch16\" or \"resnetv2_50x1_bit\"; \"auto\" reads "
-      "it off the weights; \"torchscript\" runs the weights file, a TorchScript module from "
-      "images to features");
+  visitor.field("variant", config.variant,
+                "architecture such as \"vit_base_patch16\", \"swin_base_patch4_window7\" or "
+                "\"resnetv2_50x1_bit\"; \"auto\" reads it off the weights; \"torchscript\" runs "
+                "the weights file, a TorchScript module from "
+                "images to features");
   visitor.list_or_word("image_size", config.image_size, "auto",
                        "pixels: height and width, or one number for a square; \"auto\": the "
-                       "checkpoint's own. A multiple of a ViT's patch size, any for a BiT",
+                       "checkpoint's own. A multiple of a ViT's patch size, of 32 for a Swin, any "
+                       "for a BiT",
                        at_least(1));
   visitor.field("blocks", config.blocks,
                 "use the first so many blocks of a ViT and leave out the others; 0: all",

@@ -158,6 +158,24 @@ TEST_F(CommandLine, InspectsATResNetAndConvertsItToTimmsNames) {
   expect_refusal("convert " + file + " out.pt --to miil", "--to: got \"miil\", wanted one of timm");
 }
 
+TEST_F(CommandLine, InspectsASwinAndConvertsItToTimmsNames) {
+  const std::string file = "'" CONVPASS_TEST_DATA "/swin/clipped/microsoft.pth'";
+  auto inspected = [&](const std::string& name) {
+    return nlohmann::json::parse(run("inspect " + name).out);
+  };
+  ASSERT_EQ(run("convert " + file + " timm.safetensors").status, 0);
+  const auto before = inspected(file), after = inspected("timm.safetensors");
+  EXPECT_EQ(before["what"], "swin checkpoint");
+  EXPECT_EQ(before["naming"], "microsoft");
+  EXPECT_EQ(before["architecture"], "swin width 8 depths 1-2-1 heads 1-2-4 windows 7-4-2 patch 4");
+  EXPECT_EQ(before["config"]["windows"], (std::vector<int>{7, 4, 2}));
+  EXPECT_EQ(after["naming"], "timm");
+  for (const char* key : {"architecture", "config", "backbone_hash", "head_tensors"})
+    EXPECT_EQ(before[key], after[key]) << key;
+  expect_refusal("convert " + file + " out.pt --to microsoft",
+                 "--to: got \"microsoft\", wanted one of timm");
+}
+
 /// The tiny ViT that PEFT's files in tests/data/peft belong to.
 class CommandLinePeft : public CommandLine {
  protected:
