@@ -250,6 +250,13 @@ TEST_F(CommandLineRuns, TenKillsOfFunMatchWithAveragesAndStoredPredictionsEndInT
   EXPECT_EQ(read_file(folder() / "whole.store"), read_file(folder() / "killed.store"));
 }
 
+TEST_F(CommandLineRuns, TenKillsOfConvpassOnASwinEndInTheSameBytes) {
+  const std::vector<std::string> swin{
+      "--set", "backbone.weights=" CONVPASS_TEST_DATA "/swin/shifted/microsoft.pth", "--set",
+      "train.save_every=2"};
+  outlives_ten_kills(swin, swin);
+}
+
 TEST_F(CommandLineRuns, TerminationSavesAndSaysHowToGoOn) {
   const fs::path out = folder() / "run";
   const std::vector<std::string> settings{"--set", "train.epochs=400"};
