@@ -37,7 +37,8 @@ double learning_rate(const ScheduleConfig& config, double base, int64_t step,
   const bool by_epoch = config.unit == ScheduleUnit::epoch;
   const int64_t units = by_epoch ? step / steps_per_epoch : step;
   const double t = static_cast<double>(std::max<int64_t>(0, units - (config.off_by_one ? 1 : 0)));
-  if (t < config.warmup) return config.warmup_lr + t * (base - config.warmup_lr) / config.warmup;
+  // The operations stand in timm's order, so that the rates are its own to the last bit.
+  if (t < config.warmup) return config.warmup_lr + t * ((base - config.warmup_lr) / config.warmup);
   switch (config.type) {
     case ScheduleType::constant:
       return base;
@@ -53,9 +54,8 @@ double learning_rate(const ScheduleConfig& config, double base, int64_t step,
       const double total = config.total > 0 ? config.total : run - config.cooldown;
       const double start = config.warmup_prefix ? config.warmup : 0.0;
       if (t >= total) return config.min_lr;
-      const double progress = (t - start) / (total - start);
-      return config.min_lr +
-             0.5 * (base - config.min_lr) * (1 + std::cos(std::numbers::pi * progress));
+      const double angle = std::numbers::pi * (t - start) / (total - start);
+      return config.min_lr + 0.5 * (base - config.min_lr) * (1 + std::cos(angle));
     }
   }
   return base;
