@@ -50,8 +50,7 @@ class JsonReader final : public FieldVisitor {
     std::string at = pointer(key);
     std::string text = read_string(at, *found);
     if (text.find('\0') != std::string::npos) fail(at, *found, "a path without a NUL character");
-    value =
-        text.empty() ? std::filesystem::path() : (document_.folder(at) / text).lexically_normal();
+    value = text.empty() ? std::filesystem::path() : (paths_start(at) / text).lexically_normal();
   }
   void field(std::string_view key, std::vector<double>& value, std::string_view,
              Bounds bounds) override {
@@ -89,6 +88,9 @@ class JsonReader final : public FieldVisitor {
 
  protected:
   bool reads() const override { return foreign_choice_.empty(); }
+  void start_paths_at(const std::filesystem::path& folder) override {
+    levels_.back().paths_root = folder;
+  }
 
   void choice_index(std::string_view key, int& index, Names names, std::string_view) override {
     if (const Json* found = find(key)) index = read_choice(pointer(key), *found, names);
@@ -163,6 +165,7 @@ class JsonReader final : public FieldVisitor {
     std::string pointer{};
     std::vector<std::string> known{};
     std::vector<std::string> also{};               ///< known to the caller alone
+    std::filesystem::path paths_root{};            ///< where relative paths start, if not empty
     std::string tag{}, choice{};                   ///< of the variant in this object
     std::map<std::string, std::string> foreign{};  ///< key -> the choice that it belongs to
   };
@@ -182,6 +185,12 @@ class JsonReader final : public FieldVisitor {
 
   std::string pointer(std::string_view key) const {
     return child_pointer(levels_.back().pointer, key);
+  }
+  /// The innermost root that an object around the value names, else the folder of its layer.
+  const std::filesystem::path& paths_start(const std::string& at) const {
+    for (auto level = levels_.rbegin(); level != levels_.rend(); ++level)
+      if (!level->paths_root.empty()) return level->paths_root;
+    return document_.folder(at);
   }
   /// The value in the current object, null when there is none.
   const Json* peek(std::string_view key) const {

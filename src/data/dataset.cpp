@@ -130,6 +130,9 @@ void fields(FieldVisitor& visitor, DatasetConfig& config) {
 }
 
 void fields(FieldVisitor& visitor, DataConfig& config) {
+  visitor.paths_root("root", config.root,
+                     "folder at which relative paths of train, val and test start; empty: each "
+                     "at the folder of the recipe that names it");
   visitor.optional_part("train", config.train, "images to train on");
   visitor.optional_part("val", config.val, "images to choose settings by");
   visitor.optional_part("test", config.test, "images to report on");

@@ -169,6 +169,7 @@ Recipe load_recipe(const fs::path& file, const std::vector<std::string>& sets) {
 
 Recipe recipe_from_sets(const std::vector<std::string>& sets) {
   JsonDocument document;
+  json["data"].erase("root");  // the paths that it led to are there
   document.overlay(Json::object(), "defaults", fs::current_path());
   return read_recipe(document, sets, "--set");
 }

@@ -158,6 +158,30 @@ TEST_F(RecipeFiles, ResolvePathsAgainstTheFileThatNamesThem) {
   EXPECT_EQ(recipe.file, child);
 }
 
+TEST_F(RecipeFiles, StartTheDataPathsAtTheRoot) {
+  const fs::path file = write("r.json", R"({"backbone": {"weights": "w.npz"},
+      "data": {"root": "images", "train": {"path": "train"}, "test": {"path": "test"}}})");
+  auto path = [](const std::optional<DatasetConfig>& config) {
+    return std::get<FolderSource>(config->source).path;
+  };
+  const Recipe recipe = load_recipe(file);
+  EXPECT_EQ(recipe.data.root, folder_ / "images");
+  EXPECT_EQ(path(recipe.data.train), folder_ / "images/train");
+  EXPECT_EQ(recipe.backbone.weights, folder_ / "w.npz");
+  const Recipe elsewhere = load_recipe(
+      file, {"data.root=/data", "data.test.path=mine", "data.val.path=/v", "backbone.weights=w"});
+  EXPECT_EQ(path(elsewhere.data.train), "/data/train");
+  EXPECT_EQ(path(elsewhere.data.test), "/data/mine");
+  EXPECT_EQ(path(elsewhere.data.val), "/v");
+  EXPECT_EQ(elsewhere.backbone.weights, fs::current_path() / "w");
+  // The root is a way to write the paths: the same paths without it are the same recipe.
+  const Recipe without =
+      load_recipe(file, {"data.root=", "data.train.path=" + (folder_ / "images/train").string(),
+                         "data.test.path=" + (folder_ / "images/test").string()});
+  EXPECT_EQ(recipe_hash(without), recipe_hash(recipe));
+  EXPECT_NE(recipe_hash(elsewhere), recipe_hash(recipe));
+}
+
 TEST_F(RecipeFiles, OverlayGrandparentsInOrder) {
   write("a.json", R"({"train": {"epochs": 1, "batch_size": 2, "seed": 3}})");
   write("b.json", R"({"extends": "a.json", "train": {"epochs": 10, "batch_size": 20}})");

@@ -44,6 +44,12 @@ class FieldVisitor {
   /// A path in a recipe is relative to the recipe that names it; after reading it is absolute.
   /// An empty path is written as "".
   virtual void field(std::string_view key, std::filesystem::path& value, std::string_view help) = 0;
+  /// A folder at which the relative paths of this object's later fields start, and of the objects
+  /// within it; empty: they start where they would without it.
+  void paths_root(std::string_view key, std::filesystem::path& value, std::string_view help) {
+    field(key, value, help);
+    start_paths_at(value);
+  }
   virtual void field(std::string_view key, std::vector<double>& value, std::string_view help,
                      Bounds bounds = {}) = 0;
   virtual void field(std::string_view key, std::vector<int64_t>& value, std::string_view help,
@@ -129,6 +135,7 @@ class FieldVisitor {
                                                std::string_view help) = 0;
   virtual void begin_alternative(int index) = 0;
   virtual void end_alternative() = 0;
+  virtual void start_paths_at(const std::filesystem::path&) {}
 
  private:
   template <class Variant, size_t... I>

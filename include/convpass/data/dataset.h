@@ -68,6 +68,7 @@ struct DatasetConfig {
 enum class OnError { stop, skip };
 
 struct DataConfig {
+  std::filesystem::path root;  ///< where relative paths below start; resolved paths are absolute
   std::optional<DatasetConfig> train, val, test;
   bool train_on_val = false;             ///< nothing is left to choose by
   int64_t classes = 0;                   ///< 0 = as many as the training set has

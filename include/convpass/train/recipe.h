@@ -119,8 +119,8 @@ void validate_length(const Recipe& recipe, int64_t epoch_steps);
 /// The resolved recipe as JSON text (two spaces), every field written: reading it gives the same
 /// recipe.
 std::string recipe_json(const Recipe& recipe);
-/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers, cache size
-/// and the file of stored predictions, which do not change what is learned.
+/// 16 hexadecimal digits of recipe_json without `about`, and without device, workers, cache size,
+/// data.root and the file of stored predictions, which do not change what is learned.
 std::string recipe_hash(const Recipe& recipe);
 
 /// `convpass help recipe [PART]`. Errors: UsageError for a part that does not exist.
