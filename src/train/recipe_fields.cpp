@@ -89,6 +89,11 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                 between(0, 1024));
   visitor.field("eval_every", config.eval_every, "epochs between evaluations on data.val",
                 at_least(1));
+  visitor.field("best_on_test_every", config.best_on_test_every,
+                "epochs between evaluations on data.test during training, whose best is reported "
+                "as best_on_test: chosen on the test split, so not comparable with `last`; it "
+                "chooses nothing; 0: none",
+                at_least(0));
   visitor.field("log_every", config.log_every,
                 "epochs between lines of log.jsonl; 0: so many that a run has at most 1,000 lines",
                 at_least(0));

@@ -296,6 +296,10 @@ void check_data(const Checker& check, const Recipe& recipe, bool needs_data) {
   if (data.train) std::visit(SourceChecker{check, "/data/train"}, data.train->source);
   if (data.val) std::visit(SourceChecker{check, "/data/val"}, data.val->source);
   if (data.test) std::visit(SourceChecker{check, "/data/test"}, data.test->source);
+  check.require(recipe.train.best_on_test_every == 0 || data.test || !needs_data,
+                "/train/best_on_test_every",
+                "got " + std::to_string(recipe.train.best_on_test_every) +
+                    " without data.test, wanted test images or 0");
   check_val(check, recipe);
   if (recipe.select != SelectRule::best_val) return;
   check.require(

@@ -15,6 +15,7 @@
 #include "convpass/train/hyper_rule.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/run_dir.h"
+#include "src/train/best_on_test.h"
 #include "src/train/distiller.h"
 #include "src/train/ema.h"
 #include "src/train/made_from.h"
@@ -266,7 +267,8 @@ class Trainer {
     const int64_t epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
     const bool last = step_ == last_step_;
     const bool evaluates = splits_.val && (epoch % recipe_.train.eval_every == 0 || last);
-    if (evaluates || last || epoch % log_every_ == 0) {
+    const bool looks = splits_.test && best_on_test_.due(epoch, last);
+    if (evaluates || looks || last || epoch % log_every_ == 0) {
       Json line{{"step", step_},
                 {"epoch", epoch},
                 {"lr", learning_rate(recipe_.schedule, recipe_.optimizer.lr, step_ - 1,
@@ -274,6 +276,10 @@ class Trainer {
                 {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_))},
                 {"images_per_second", images_per_second()}};
       if (evaluates && !evaluate_epoch(epoch, line)) return;
+      auto on_test = [&] { return evaluate_split(*splits_.test, "test"); };
+      if (looks && !best_on_test_.look(epoch, line,
+                                       [&] { return ema_ ? with_average(on_test) : on_test(); }))
+        return;
       run_.log(line.dump());
       loss_sum_ = 0;
       loss_steps_ = 0;
@@ -283,7 +289,7 @@ class Trainer {
 
   /// What `work` returns while the model holds the averaged weights.
   template <class Work>
-  auto with_average(const Work& work) {
+  auto with_average(const Work& work) -> decltype(work()) {
     ema_->swap();
     auto result = work();
     ema_->swap();
@@ -370,6 +376,7 @@ class Trainer {
                 {"adapter_bytes", std::filesystem::file_size(run_.adapter())},
                 {"images_per_second", images_per_second()},
                 {"wall_seconds", wall_seconds()}};
+    best_on_test_.report(result);
     if (ema_) result["weights"] = average ? "average" : "plain";
     const Dataset* measured = splits_.test ? splits_.test.get() : splits_.val.get();
     if (distiller_ && measured)
@@ -401,6 +408,7 @@ class Trainer {
     if (ema_) add("average", ema_->state());
     add("optimizer", optimizer_.state());
     add("best", best_.weights);
+    best_on_test_.save(map);
     map.tensors["progress"] = at::tensor(
         {static_cast<double>(step_), loss_sum_, best_.top1, static_cast<double>(best_.epoch),
          epoch_ended_ ? 1.0 : 0.0, static_cast<double>(images_trained_), train_seconds_,
@@ -434,6 +442,7 @@ class Trainer {
     if (ema_) ema_->load_state(part("average"));
     optimizer_.load_state(part("optimizer"));
     best_.weights = part("best");
+    best_on_test_.load(map);
     step_ = static_cast<int64_t>(progress[0].item<double>());
     loss_sum_ = progress[1].item<double>();
     best_.top1 = progress[2].item<double>();
@@ -471,6 +480,7 @@ class Trainer {
   int64_t loss_steps_ = 0;
   bool epoch_ended_ = false;  ///< its last step is done, its evaluation is not
   Best best_;
+  BestOnTest best_on_test_{recipe_.train.best_on_test_every};
   bool average_is_better_ = false;  ///< on `val`, when last evaluated
   int64_t images_trained_ = 0;
   double train_seconds_ = 0, wall_before_ = 0;

@@ -59,10 +59,11 @@ struct TrainConfig {
   int64_t seed = 42;
   DeviceChoice device = DeviceChoice::automatic;
   Precision precision = Precision::f32;
-  int64_t memory_budget = 0;  ///< MiB that a training run may take; 0 = any
-  int64_t workers = 0;        ///< threads that decode; 0 = one per two cores, at least one
-  int64_t eval_every = 1;     ///< epochs between evaluations on `val`
-  int64_t log_every = 0;      ///< epochs between lines of log.jsonl; 0 = at most 1,000 lines a run
+  int64_t memory_budget = 0;       ///< MiB that a training run may take; 0 = any
+  int64_t workers = 0;             ///< threads that decode; 0 = one per two cores, at least one
+  int64_t eval_every = 1;          ///< epochs between evaluations on `val`
+  int64_t best_on_test_every = 0;  ///< epochs between looks at `test` that choose nothing; 0 = none
+  int64_t log_every = 0;    ///< epochs between lines of log.jsonl; 0 = at most 1,000 lines a run
   int64_t save_every = 0;   ///< steps between checkpoints; 0 = at ends of epochs, at most every 5 s
   double save_minutes = 0;  ///< also a checkpoint when so much time has passed; 0 = not
   EmaConfig ema;
