@@ -6,8 +6,10 @@
 #include "convpass/train/build.h"
 #include "convpass/train/hyper_rule.h"
 #include "convpass/train/progress.h"
+#include "convpass/train/suite.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
+#include "src/data/image_survey.h"
 #include "src/train/distiller.h"
 #include "src/train/memory.h"
 #include "src/train/splits.h"
@@ -22,6 +24,16 @@ struct DataReport {
   int64_t train_images = 0, classes = 0;
   std::string fault;
 };
+
+/// The kind and size of a sample of the image files.
+void report_files(const Dataset& dataset, const std::string& what) {
+  constexpr int64_t kSample = 200;
+  const std::optional<ImageSurvey> survey = survey_images(dataset, kSample);
+  if (!survey) return;
+  say(what + ": of " + std::to_string(survey->images) + " files " + describe(*survey));
+  if (const std::string text = warning(*survey); !text.empty())
+    say("warning: " + what + ": " + text);
+}
 
 DataReport report_data(const Recipe& recipe) {
   DataReport report;
@@ -40,6 +52,7 @@ DataReport report_data(const Recipe& recipe) {
       say("data." + name + ": " + std::to_string(dataset->size()) + " images, " +
           std::to_string(dataset->classes().size()) + " classes" +
           (held_out ? ", held out of data.train" : ""));
+      report_files(*dataset, "data." + name);
       if (split != Split::train) return;
       report.train_images = dataset->size();
       report.classes = static_cast<int64_t>(dataset->classes().size());
@@ -107,8 +120,32 @@ std::string report_teachers(const Recipe& recipe, const TunedModel& model,
   return {};
 }
 
+/// One JSON line for each run of a suite: what is there of its data.
+int check_suite(const Suite& suite) {
+  size_t unfit = 0, absent = 0;
+  for (size_t i = 0; i < suite.recipes.size(); ++i) {
+    const SuiteData data = check_suite_data(suite, i, /*look=*/true);
+    for (const std::string& warning : data.warnings) say("warning: " + warning);
+    if (!data.fault.empty()) say(data.fault);
+    if (!data.missing.empty()) say(suite.config.runs[i].name + ": no such file: " + data.missing);
+    absent += !data.missing.empty();
+    unfit +=
+        !data.fault.empty() || (!data.missing.empty() && suite.config.missing == MissingData::stop);
+    print_line(data.line);
+  }
+  say(std::to_string(suite.recipes.size() - absent) + " of " +
+      std::to_string(suite.recipes.size()) + " runs have their data");
+  if (unfit > 0)
+    throw FileError(suite.file, "the data of " + std::to_string(unfit) + " of " +
+                                    std::to_string(suite.recipes.size()) +
+                                    " runs is missing or not whole (see above)");
+  return 0;
+}
+
 int run_check(const Arguments& arguments) {
-  Recipe recipe = load_recipe(arguments.positional()[0], arguments.values("--set"));
+  const std::filesystem::path file = arguments.positional()[0];
+  if (is_suite(file)) return check_suite(load_suite(file, arguments.values("--set")));
+  Recipe recipe = load_recipe(file, arguments.values("--set"));
   validate(recipe, /*needs_data=*/false);
   if (!recipe.backbone.weights.empty() && !std::filesystem::exists(recipe.backbone.weights)) {
     throw RecipeError(
@@ -143,13 +180,15 @@ int run_check(const Arguments& arguments) {
 const Command& check_command() {
   static const Command command{
       .name = "check",
-      .synopsis = "RECIPE [--set K=V ...]",
+      .synopsis = "RECIPE|SUITE [--set K=V ...]",
       .summary = "Resolves and validates a recipe, builds its model, estimates memory and steps.",
       .details =
           "Prints the resolved recipe on stdout and the estimates on stderr; images are counted, "
           "not decoded. Data or teachers that are missing or do not fit end it with status 2, "
           "after "
-          "the report.",
+          "the report.\n"
+          "Of a suite it prints a JSON line for each run: whether its data is present and whole "
+          "(every listed\nfile, labels, number of images) and what kind of files the images are.",
       .options = {{"--set", "K=V", "overlays one value of the recipe", true}},
       .min_positional = 1,
       .max_positional = 1,

@@ -8,6 +8,7 @@ namespace convpass::cli {
 
 // One file each.
 const Command& train_command();
+const Command& suite_command();
 const Command& search_command();
 const Command& eval_command();
 const Command& predict_command();

@@ -3,6 +3,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/train/recipe.h"
+#include "convpass/train/suite.h"
 #include "src/cli/commands.h"
 #include "src/cli/output.h"
 
@@ -16,9 +17,9 @@ int run_help(const Arguments& arguments) {
   } else if (words[0] == "recipe") {
     print(recipe_help(words.size() > 1 ? words[1] : ""));
   } else if (words[0] == "schema") {
-    print(recipe_schema());
+    print(words.size() > 1 && words[1] == "suite" ? suite_schema() : recipe_schema());
   } else {
-    print(usage(find_command(words[0])));
+    print(usage(find_command(words[0])) + (words[0] == "suite" ? "\n" + suite_help() : ""));
   }
   return 0;
 }
@@ -28,8 +29,8 @@ int run_help(const Arguments& arguments) {
 const Command& help_command() {
   static const Command command{
       .name = "help",
-      .synopsis = "[COMMAND | recipe [PART] | schema]",
-      .summary = "Prints the usage of a command, the keys of a recipe, or its JSON Schema.",
+      .synopsis = "[COMMAND | recipe [PART] | schema [suite]]",
+      .summary = "Prints the usage of a command, the keys of a recipe, or a JSON Schema.",
       .details = "PART is a part of a recipe such as adapter or data.train.",
       .options = {},
       .max_positional = 2,
@@ -38,9 +39,9 @@ const Command& help_command() {
 }
 
 std::vector<const Command*> all_commands() {
-  return {&train_command(),   &search_command(),  &eval_command(),
-          &predict_command(), &inspect_command(), &check_command(),
-          &bench_command(),   &convert_command(), &help_command()};
+  return {&train_command(),   &suite_command(),   &search_command(), &eval_command(),
+          &predict_command(), &inspect_command(), &check_command(),  &bench_command(),
+          &convert_command(), &help_command()};
 }
 
 const Command& find_command(const std::string& name) {

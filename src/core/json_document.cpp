@@ -4,6 +4,7 @@
 #include <set>
 
 #include "convpass/core/error.h"
+#include "convpass/core/file.h"
 
 namespace convpass {
 namespace {
@@ -97,6 +98,28 @@ Json parse_json(const std::string& text, const std::filesystem::path& where) {
   } catch (const nlohmann::json::out_of_range& error) {
     throw RecipeError(where, "", "not JSON: " + reason(error.what()));
   }
+}
+
+Json read_json_object(const std::filesystem::path& file, const std::string& what) {
+  namespace fs = std::filesystem;
+  constexpr uintmax_t kMaxBytes = 4 << 20;
+  if (!fs::exists(file)) throw FileError(file, "no such file, wanted " + what + " (JSON)");
+  if (!fs::is_regular_file(file)) throw FileError(file, "not a file, wanted " + what + " (JSON)");
+  if (fs::file_size(file) > kMaxBytes) {
+    throw RecipeError(file, "",
+                      "got a file of " + std::to_string(fs::file_size(file)) + " bytes, wanted " +
+                          what + " of at most " + std::to_string(kMaxBytes));
+  }
+  std::string text;
+  if (fs::file_size(file) > 0) {
+    const std::vector<uint8_t> bytes = read_file(file);
+    text.assign(bytes.begin(), bytes.end());
+  }
+  Json json = parse_json(text, file);
+  if (!json.is_object()) {
+    throw RecipeError(file, "", "wrong type, got " + describe_value(json) + ", wanted an object");
+  }
+  return json;
 }
 
 std::string describe_value(const Json& value) {

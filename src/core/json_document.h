@@ -17,6 +17,10 @@ using Json = nlohmann::ordered_json;
 /// Errors: RecipeError with line and column, or with the JSON pointer.
 Json parse_json(const std::string& text, const std::filesystem::path& where);
 
+/// The object in a file of at most 4 MiB; `what` it is, for messages ("a recipe"). Errors:
+/// RecipeError, FileError.
+Json read_json_object(const std::filesystem::path& file, const std::string& what);
+
 /// What a value is, for messages: `"8"`, `8.5`, `null`, `a list of 3`, `an object`.
 std::string describe_value(const Json& value);
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "convpass/core/error.h"
-#include "convpass/core/file.h"
 #include "convpass/core/json.h"
 #include "src/core/json_document.h"
 
@@ -15,7 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxParents = 16;
-constexpr uintmax_t kMaxBytes = 4 << 20;
 
 FieldWalk walk_of(Recipe& recipe) {
   return [&recipe](FieldVisitor& visitor) { fields(visitor, recipe); };
@@ -25,24 +23,6 @@ std::string join(const std::vector<fs::path>& chain, const fs::path& last) {
   std::string text;
   for (const fs::path& file : chain) text += file.string() + " -> ";
   return text + last.string();
-}
-
-Json read_object(const fs::path& file) {
-  if (fs::file_size(file) > kMaxBytes) {
-    throw RecipeError(file, "",
-                      "got a file of " + std::to_string(fs::file_size(file)) +
-                          " bytes, wanted a recipe of at most " + std::to_string(kMaxBytes));
-  }
-  std::string text;
-  if (fs::file_size(file) > 0) {
-    std::vector<uint8_t> bytes = read_file(file);
-    text.assign(bytes.begin(), bytes.end());
-  }
-  Json json = parse_json(text, file);
-  if (!json.is_object()) {
-    throw RecipeError(file, "", "wrong type, got " + describe_value(json) + ", wanted an object");
-  }
-  return json;
 }
 
 /// The recipe `file` names in "extends", or an empty path.
@@ -77,7 +57,7 @@ void overlay_file(JsonDocument& document, const fs::path& file, std::vector<fs::
     throw RecipeError(children.back(), "/extends",
                       "too many parents, wanted at most " + std::to_string(kMaxParents));
   }
-  Json json = read_object(file);
+  Json json = read_json_object(file, "a recipe");
   fs::path parent = take_parent(json, file);
   if (!parent.empty()) {
     children.push_back(file);
@@ -159,17 +139,20 @@ const fs::path& Recipe::where(std::string pointer) const {
 }
 
 Recipe load_recipe(const fs::path& file, const std::vector<std::string>& sets) {
-  if (!fs::exists(file)) throw FileError(file, "no such file, wanted a recipe (JSON)");
-  if (!fs::is_regular_file(file)) throw FileError(file, "not a file, wanted a recipe (JSON)");
+  return load_recipe(file, RecipeOverlay{}, sets);
+}
+
+Recipe load_recipe(const fs::path& file, const RecipeOverlay& overlay,
+                   const std::vector<std::string>& sets) {
   JsonDocument document;
   std::vector<fs::path> children;
   overlay_file(document, file, children);
+  document.overlay(parse_json(overlay.json, overlay.where), overlay.where, overlay.folder);
   return read_recipe(document, sets, file);
 }
 
 Recipe recipe_from_sets(const std::vector<std::string>& sets) {
   JsonDocument document;
-  json["data"].erase("root");  // the paths that it led to are there
   document.overlay(Json::object(), "defaults", fs::current_path());
   return read_recipe(document, sets, "--set");
 }
@@ -187,6 +170,7 @@ std::string recipe_hash(const Recipe& recipe) {
   json["train"].erase("workers");
   json["data"].erase("cache_mb");
   json["data"].erase("cache_disk_mb");
+  json["data"].erase("root");  // the paths that it led to are there
   json["distill"]["store"].erase("file");
   return c10::sha1(pretty_json(json, -1)).str().substr(0, 16);
 }

@@ -49,9 +49,9 @@ fs::path recipes() { return fs::path(CONVPASS_SOURCE) / "recipes"; }
 std::vector<fs::path> shipped_recipes() {
   std::vector<fs::path> files;
   for (const auto& entry : fs::recursive_directory_iterator(recipes())) {
-    if (entry.path().extension() == ".json" && entry.path().filename() != "schema.json") {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".json") && !name.ends_with("schema.json") && !name.ends_with(".suite.json"))
       files.push_back(entry.path());
-    }
   }
   return files;
 }

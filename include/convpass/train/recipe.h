@@ -107,6 +107,15 @@ void fields(FieldVisitor& visitor, Recipe& recipe);
 /// bare word) last. Errors: RecipeError with file and JSON pointer; UsageError for a malformed
 /// --set.
 Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::string>& sets = {});
+/// A piece of a recipe (a JSON object) that another file lays over recipes.
+struct RecipeOverlay {
+  std::string json = "{}";
+  std::filesystem::path where;   ///< names it in messages
+  std::filesystem::path folder;  ///< where its relative paths start
+};
+/// The same with `overlay` between the file and `sets`.
+Recipe load_recipe(const std::filesystem::path& file, const RecipeOverlay& overlay,
+                   const std::vector<std::string>& sets);
 /// Only --set, from defaults (for `bench` without a recipe).
 Recipe recipe_from_sets(const std::vector<std::string>& sets);
 
