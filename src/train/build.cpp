@@ -328,11 +328,20 @@ BackboneCheckpoint load_or_draw(const Recipe& recipe, const AdapterFile* known) 
   return checkpoint;
 }
 
+/// `loaded` may be null.
+BackboneCheckpoint load_once(const Recipe& recipe, LoadedCheckpoint* loaded) {
+  if (loaded == nullptr) return load_or_draw(recipe, nullptr);
+  BackboneConfig config = recipe.backbone;
+  const std::string of = write_json_fields(config) + " " + std::to_string(recipe.train.seed);
+  if (loaded->of != of) *loaded = {of, load_or_draw(recipe, nullptr)};
+  return loaded->checkpoint;
+}
+
 /// Loads or draws the backbone. `known` is what an adapter file says of its architecture: weights
 /// do not tell heads, eps, activation and position resizing, and the file beside them may be
 /// another one.
-void build_backbone(const Recipe& recipe, const AdapterFile* known, TunedModel& model) {
-  BackboneCheckpoint checkpoint = load_or_draw(recipe, known);
+void build_backbone(const Recipe& recipe, BackboneCheckpoint checkpoint, const AdapterFile* known,
+                    TunedModel& model) {
   if (known != nullptr && known->backbone.hash == checkpoint.hash) {
     const size_t kind = checkpoint.architecture.index();
     read_json_fields(known->backbone.architecture, checkpoint.architecture, recipe.file);
@@ -365,9 +374,10 @@ void place(TunedModel& model, DeviceChoice choice, Precision precision) {
 }
 
 /// Not moved to its device yet.
-TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known) {
+TunedModel build(const Recipe& recipe, int64_t classes, BackboneCheckpoint checkpoint,
+                 const AdapterFile* known = nullptr) {
   TunedModel model;
-  build_backbone(recipe, known, model);
+  build_backbone(recipe, std::move(checkpoint), known, model);
   model.adapter = build_adapter(recipe, *model.backbone);
   try {
     model.head =
@@ -383,14 +393,14 @@ TunedModel build(const Recipe& recipe, int64_t classes, const AdapterFile* known
 
 }  // namespace
 
-TunedModel build_model(const Recipe& recipe, int64_t classes) {
-  TunedModel model = build(recipe, classes, nullptr);
+TunedModel build_model(const Recipe& recipe, int64_t classes, LoadedCheckpoint* loaded) {
+  TunedModel model = build(recipe, classes, load_once(recipe, loaded));
   place(model, recipe.train.device, recipe.train.precision);
   return model;
 }
 
 TunedModel build_for_inference(const Recipe& recipe, int64_t classes) {
-  TunedModel model = build(recipe, classes, nullptr);
+  TunedModel model = build(recipe, classes, load_or_draw(recipe, nullptr));
   model.backbone_trainable = false;
   model.merge_adapter();
   place(model, recipe.train.device, recipe.train.precision);
@@ -460,7 +470,8 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
   recipe.train.precision = precision;
   try {
     TunedModel& model = loaded.model;
-    model = build(recipe, static_cast<int64_t>(file.classes.size()), &file);
+    model = build(recipe, static_cast<int64_t>(file.classes.size()), load_or_draw(recipe, &file),
+                  &file);
     // What was trained whole takes its weights as it took them in training, in memory of its own;
     // nothing trains after that. All in float32, before the backbone changes its precision.
     const bool whole = model.backbone_trainable;

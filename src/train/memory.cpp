@@ -47,8 +47,8 @@ std::string mebibytes(double bytes) {
   return text;
 }
 
-TunedModel build_for_training(const Recipe& recipe, int64_t classes) {
-  TunedModel model = build_model(recipe, classes);
+TunedModel build_for_training(const Recipe& recipe, int64_t classes, LoadedCheckpoint* loaded) {
+  TunedModel model = build_model(recipe, classes, loaded);
   if (recipe.train.memory_budget == 0) return model;
   const double budget = static_cast<double>(recipe.train.memory_budget) * 1024 * 1024;
   const int64_t depth = model.backbone->depth();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "convpass/adapters/tuned_model.h"
+#include "convpass/train/build.h"
 #include "convpass/train/recipe.h"
 
 namespace convpass {
@@ -21,6 +22,7 @@ std::string mebibytes(double bytes);
 /// build_model() for a training run: with a train.memory_budget as few blocks as possible compute
 /// again what the backward pass needs, which is said on stderr.
 /// Errors: those of build_model; RecipeError when not even all of them fit the budget.
-TunedModel build_for_training(const Recipe& recipe, int64_t classes);
+TunedModel build_for_training(const Recipe& recipe, int64_t classes,
+                              LoadedCheckpoint* loaded = nullptr);
 
 }  // namespace convpass

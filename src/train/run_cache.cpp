@@ -3,7 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
+#include "convpass/core/json.h"
 #include "convpass/train/progress.h"
+#include "convpass/train/trainer.h"
 #include "src/train/memory.h"
 
 namespace convpass {
@@ -15,7 +19,7 @@ at::Tensor StemCache::of(const Batch& batch) {
     (blank ? known : missing).push_back(batch.indices[row]);
     (blank ? known_rows : missing_rows).push_back(static_cast<int64_t>(row));
   }
-  if (missing.empty()) return kept_.take(known).to(model_.device());
+  if (missing.empty()) return kept_->take(known).to(model_.device());
   const at::Tensor rows = at::tensor(missing_rows, at::kLong);
   at::Tensor computed;
   {
@@ -23,8 +27,8 @@ at::Tensor StemCache::of(const Batch& batch) {
     const at::Tensor images = known.empty() ? batch.images : batch.images.index_select(0, rows);
     computed = model_.stem(images.to(model_.device()));
   }
-  const bool first = kept_.row_bytes() == 0;
-  kept_.put(missing, computed);
+  const bool first = kept_->row_bytes() == 0;
+  kept_->put(missing, computed);
   if (first) report();
   if (known.empty()) return computed;
   std::vector<int64_t> shape = computed.sizes().vec();
@@ -32,18 +36,18 @@ at::Tensor StemCache::of(const Batch& batch) {
   at::Tensor all = at::empty(shape, computed.options());
   all.index_copy_(0, rows.to(all.device()), computed);
   return all.index_copy_(0, at::tensor(known_rows, at::kLong).to(all.device()),
-                         kept_.take(known).to(all.device()));
+                         kept_->take(known).to(all.device()));
 }
 
 void StemCache::report() const {
   std::string line = "cache: what the frozen part makes of " + where_ + " is computed once (" +
-                     mebibytes(static_cast<double>(kept_.row_bytes())) + " an image)";
-  if (kept_.room() < kept_.samples())
-    line += "; there is room for " + std::to_string(kept_.room()) + " of " +
-            std::to_string(kept_.samples()) +
+                     mebibytes(static_cast<double>(kept_->row_bytes())) + " an image)";
+  if (kept_->room() < kept_->samples())
+    line += "; there is room for " + std::to_string(kept_->room()) + " of " +
+            std::to_string(kept_->samples()) +
             " images, the others are computed again each time (data.cache_mb, data.cache_disk_mb)";
-  else if (kept_.disk_rows() > 0)
-    line += ", " + std::to_string(kept_.disk_rows()) + " of " + std::to_string(kept_.samples()) +
+  else if (kept_->disk_rows() > 0)
+    line += ", " + std::to_string(kept_->disk_rows()) + " of " + std::to_string(kept_->samples()) +
             " on disk";
   say(line);
 }
@@ -54,24 +58,81 @@ StreamOptions SplitCache::apply(StreamOptions options) const {
   return options;
 }
 
-SplitCache RunCache::for_evaluation(const TunedModel& model, const Dataset& split,
-                                    const std::string& where) const {
+std::shared_ptr<RunCache> shared_cache(const DataConfig& data,
+                                       const std::filesystem::path& folder) {
+  return std::make_shared<RunCache>(data, folder);
+}
+
+namespace {
+
+std::string key_of(const DataConfig& data, const std::string& where) {
+  DataConfig images = data;
+  images.cache_mb = images.cache_disk_mb = 0;
+  return where + " " + write_json_fields(images);
+}
+
+/// All that a stem depends on besides the images and their view.
+std::string stem_key(const TunedModel& model, const Recipe& recipe) {
+  BackboneConfig backbone = recipe.backbone;
+  int64_t blocks = 0;
+  const Adapter* adapter = model.adapter.get();
+  while (adapter && blocks < model.backbone->depth() && !adapter->touches(blocks)) ++blocks;
+  return model.identity.hash + " " + write_json_fields(backbone) + " " +
+         (adapter ? std::to_string(blocks) + " blocks" : "features") + " " +
+         kPrecisionNames[static_cast<size_t>(recipe.train.precision)] + " " + model.device().str();
+}
+
+}  // namespace
+
+std::shared_ptr<ImageCache> RunCache::images(const std::string& key, const Dataset& split) {
+  std::shared_ptr<ImageCache>& kept = images_[key];
+  if (!kept) kept = std::make_shared<ImageCache>(split.size(), budget_);
+  return kept;
+}
+
+SplitCache RunCache::always_same(const TunedModel& model, const Dataset& split,
+                                 const Recipe& recipe, const ImagePipeline& view,
+                                 const std::string& where) {
   SplitCache cache;
   if (!on_) return cache;
-  if (model.has_stem())
-    cache.stem = std::make_unique<StemCache>(model, split.size(), budget_, where);
-  else
-    cache.images = std::make_shared<ImageCache>(split.size(), budget_);
+  InputConfig input = view.input();
+  const std::string key = key_of(recipe.data, where) + " " + write_json_fields(input);
+  if (!model.has_stem()) {
+    cache.images = images(key, split);
+    return cache;
+  }
+  std::shared_ptr<SampleTensors>& kept = stems_[key + " " + stem_key(model, recipe)];
+  if (!kept) kept = std::make_shared<SampleTensors>(split.size(), budget_);
+  cache.stem = std::make_unique<StemCache>(model, kept, where);
   return cache;
 }
 
-SplitCache RunCache::for_training(const TunedModel& model, const Dataset& split,
-                                  const Recipe& recipe, const std::vector<View>& views) const {
-  const bool same_view = views.size() == 1 && !views.front().pipeline->random();
-  if (same_view && !recipe.augment.mix.on()) return for_evaluation(model, split, "data.train");
+SplitCache RunCache::for_evaluation(const TunedModel& model, const Dataset& val,
+                                    const Recipe& recipe, const ImagePipeline& view) {
+  return always_same(model, val, recipe, view, "data.val");
+}
+
+SplitCache RunCache::for_training(const TunedModel& model, const Dataset& train,
+                                  const Recipe& recipe, const std::vector<View>& views) {
+  const std::string where = "data.train";
+  const ImagePipeline& student = *views.front().pipeline;
+  if (views.size() == 1 && !student.random() && !recipe.augment.mix.on())
+    return always_same(model, train, recipe, student, where);
   SplitCache cache;
-  if (on_) cache.images = std::make_shared<ImageCache>(split.size(), budget_);
+  if (!on_) return cache;
+  const bool changing = std::any_of(views.begin(), views.end(), [](const View& view) {
+    return view.pipeline->random() && !view.fixed;
+  });
+  // Teachers' views beside one that never changes are this run's own.
+  cache.images = changing ? images(key_of(recipe.data, where), train)
+                          : std::make_shared<ImageCache>(train.size(), budget_);
   return cache;
 }
+
+bool RunCache::known_whole(const DataConfig& data) const {
+  return whole_.count(key_of(data, "")) != 0;
+}
+
+void RunCache::set_whole(const DataConfig& data) { whole_.insert(key_of(data, "")); }
 
 }  // namespace convpass

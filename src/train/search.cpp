@@ -154,7 +154,11 @@ class Search {
  public:
   Search(const SearchPlan& plan, fs::path out, const SearchFile& file,
          const std::function<void(const Trial&)>& ended)
-      : plan_(plan), out_(std::move(out)), file_(file), ended_(ended) {
+      : plan_(plan),
+        out_(std::move(out)),
+        file_(file),
+        ended_(ended),
+        cache_(shared_cache(plan.recipe.data, out_)) {
     outcome_.trials = file.trials();
   }
 
@@ -209,7 +213,7 @@ class Search {
           text_of(trial.setting));
       try {
         const TrainOutcome outcome =
-            train(recipe, folder, {.resume = began(folder), .share = share});
+            train(recipe, folder, {.resume = began(folder), .share = share, .cache = cache_});
         if (!outcome.finished && !outcome.paused) return false;
         run.scores.push_back(last_score(folder, recipe));
       } catch (const DivergedError& error) {
@@ -234,6 +238,7 @@ class Search {
     recipe.data.test = plan_.recipe.data.test;
     recipe.data.train_on_val = true;
     say("chosen: trial " + std::to_string(outcome_.chosen) + ", " + outcome_.reason);
+    cache_.reset();  // its images are others, and may need the memory
     const fs::path folder = out_ / "final";
     const TrainOutcome outcome = train(recipe, folder, {.resume = began(folder)});
     if (!outcome.finished) return false;
@@ -253,6 +258,7 @@ class Search {
   fs::path out_;
   const SearchFile& file_;
   const std::function<void(const Trial&)>& ended_;
+  std::shared_ptr<RunCache> cache_;  ///< of all trials
   SearchOutcome outcome_;
   std::vector<Trial*> alive_;
 };

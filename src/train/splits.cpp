@@ -87,7 +87,7 @@ std::unique_ptr<Dataset> open_split(const Recipe& recipe, Split split, int64_t c
   return with_val(open(Split::train), open(Split::val));
 }
 
-void check_images(Dataset& dataset, const Recipe& recipe, const std::string& where) {
+bool check_images(Dataset& dataset, const Recipe& recipe, const std::string& where) {
   Progress progress("checking " + where, dataset.size(), "image");
   const std::vector<BrokenImage> broken =
       find_broken_images(dataset, worker_count(recipe.train), [&](int64_t done) {
@@ -95,7 +95,7 @@ void check_images(Dataset& dataset, const Recipe& recipe, const std::string& whe
         return !stop_requested();
       });
   progress.finish();
-  if (broken.empty() || stop_requested()) return;
+  if (broken.empty() || stop_requested()) return !stop_requested();
   if (recipe.data.on_error == OnError::stop) {
     for (size_t i = 0; i < std::min<size_t>(10, broken.size()); ++i) say(broken[i].message);
     throw Error(
@@ -113,6 +113,7 @@ void check_images(Dataset& dataset, const Recipe& recipe, const std::string& whe
   if (whole.empty()) throw Error(where + ": no image can be read");
   dataset.keep(whole);
   say(where + ": left out " + std::to_string(broken.size()) + " images that cannot be read");
+  return false;
 }
 
 namespace {
@@ -191,12 +192,13 @@ void check_pairs(const Recipe& recipe, int64_t images) {
                           "mixes pairs");
 }
 
-void check_images(Splits& splits, const Recipe& recipe) {
+bool check_images(Splits& splits, const Recipe& recipe) {
   check_pairs(recipe, splits.train->size());
-  check_images(*splits.train, recipe, "data.train");
+  bool whole = check_images(*splits.train, recipe, "data.train");
   check_pairs(recipe, splits.train->size());  // some may have been left out
-  if (splits.val) check_images(*splits.val, recipe, "data.val");
-  if (splits.test) check_images(*splits.test, recipe, "data.test");
+  if (splits.val) whole &= check_images(*splits.val, recipe, "data.val");
+  if (splits.test) whole &= check_images(*splits.test, recipe, "data.test");
+  return whole;
 }
 
 }  // namespace convpass

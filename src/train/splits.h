@@ -32,7 +32,8 @@ void check_pairs(const Recipe& recipe, int64_t images);
 /// Decodes every image once: broken ones stop the run (the first ten and a count) or are left out,
 /// as `data.on_error` says. A stop that is requested meanwhile ends it early. Errors: Error, also
 /// those of check_pairs before the wait.
-void check_images(Splits& splits, const Recipe& recipe);
+/// Whether all were looked at and are whole.
+bool check_images(Splits& splits, const Recipe& recipe);
 
 /// Opens one split, or other images, to evaluate on; they must have labels. Checks every image.
 std::unique_ptr<Dataset> open_checked(const Recipe& recipe, Split split, int64_t classes);

@@ -70,6 +70,7 @@ class SuiteRunner {
     const size_t seeds = suite_.config.seeds.size();
     for (size_t i = 0; i < rows_.size(); ++i) {
       if (!rows_[i].missing.empty()) continue;
+      cache_ = shared_cache(suite_.recipes[i].data, out_);
       for (size_t s = 0; s < seeds; ++s) {
         say("suite: run " + std::to_string(i * seeds + s + 1) + " of " +
             std::to_string(rows_.size() * seeds) + ": " + suite_.config.runs[i].name + ", seed " +
@@ -95,7 +96,8 @@ class SuiteRunner {
     std::string failure;
     try {
       // A folder without a recipe is that of a run that never began.
-      const TrainOutcome trained = train(recipe, folder, fs::exists(folder / "recipe.json"));
+      const TrainOutcome trained =
+          train(recipe, folder, {.resume = fs::exists(folder / "recipe.json"), .cache = cache_});
       if (!trained.finished) return false;
       Json line{{"name", entry.name}, {"seed", seed}};
       line.update(Json::parse(trained.result_json));
@@ -177,6 +179,7 @@ class SuiteRunner {
   const fs::path out_;
   const std::function<void(const std::string&)>& report_;
   std::vector<SuiteRow> rows_;
+  std::shared_ptr<RunCache> cache_;  ///< of the seeds of one run
   SuiteOutcome outcome_;
 };
 

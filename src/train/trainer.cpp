@@ -22,6 +22,7 @@
 #include "src/train/memory.h"
 #include "src/train/named_tensors.h"
 #include "src/train/run_cache.h"
+#include "src/train/run_progress.h"
 #include "src/train/splits.h"
 #include "src/train/step_plan.h"
 
@@ -50,20 +51,21 @@ struct Best {
 /// state().
 class Trainer {
  public:
-  Trainer(const Recipe& recipe, RunDir& run, double share)
+  Trainer(const Recipe& recipe, RunDir& run, const TrainOptions& options)
       : recipe_(recipe),
         run_(run),
+        cache_(options.cache ? options.cache : shared_cache(recipe.data, run.folder())),
         distiller_(recipe.distill.on() ? std::make_unique<Distiller>(recipe) : nullptr),
         splits_(
             open_splits(recipe, distiller_ ? distiller_->classes() : std::vector<std::string>{})),
-        model_(build_for_training(recipe, static_cast<int64_t>(splits_.train->classes().size()))),
+        model_(build_for_training(recipe, static_cast<int64_t>(splits_.train->classes().size()),
+                                  options.cache ? &cache_->checkpoint() : nullptr)),
         input_(resolve_input(recipe.input, model_)),
         training_view_(input_, recipe.augment),
         evaluation_view_(input_, AugmentConfig{}),
         trainable_(prepare_trainable()),
         optimizer_(recipe.optimizer, trainable_),
-        cache_(recipe.data, run.folder()),
-        kept_(cache_.for_training(model_, whole_images(), recipe, views())),
+        kept_(cache_->for_training(model_, whole_images(), recipe, views())),
         stream_(*splits_.train, views(), kept_.apply(stream_options(recipe))) {
     if (recipe.train.ema.decay > 0)
       ema_.emplace(recipe.train.ema, model_.trainable(), model_.buffers());
@@ -72,7 +74,7 @@ class Trainer {
     validate_length(recipe, steps_per_epoch_);
     total_steps_ = plan_.run_steps(recipe.train);
     const double epochs =
-        share * static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_);
+        options.share * static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_);
     last_step_ = std::min(total_steps_, steps_per_epoch_ * static_cast<int64_t>(std::ceil(epochs)));
     constexpr int64_t kLogLines = 1000;
     log_every_ = recipe.train.log_every > 0
@@ -83,7 +85,7 @@ class Trainer {
 
   TrainOutcome run() {
     if (stop_requested()) return {};  // while images were checked
-    if (distiller_ && !distiller_->ask_ahead(*splits_.train, *cache_.budget())) return {};
+    if (distiller_ && !distiller_->ask_ahead(*splits_.train, *cache_->budget())) return {};
     if (run_.has_checkpoint()) {
       const TensorMap saved = run_.load_checkpoint();
       try {
@@ -111,7 +113,8 @@ class Trainer {
     run_.check_made_from(made_from());
     if (distiller_ && recipe_.data.on_error == OnError::stop)
       distiller_->check_store(*splits_.train);
-    check_images(splits_, recipe_);
+    if (cache_->known_whole(recipe_.data)) return *splits_.train;
+    if (check_images(splits_, recipe_)) cache_->set_whole(recipe_.data);
     return *splits_.train;
   }
 
@@ -298,7 +301,8 @@ class Trainer {
 
   /// The weights, and their average where there is one, on `val`. False when a signal came.
   bool evaluate_epoch(int64_t epoch, Json& line) {
-    if (!kept_of_val_) kept_of_val_ = cache_.for_evaluation(model_, *splits_.val, "data.val");
+    if (!kept_of_val_)
+      kept_of_val_ = cache_->for_evaluation(model_, *splits_.val, recipe_, evaluation_view_);
     auto evaluated = [&](const char* name) {
       return evaluate_split(*splits_.val, name, &*kept_of_val_);
     };
@@ -409,12 +413,17 @@ class Trainer {
     add("optimizer", optimizer_.state());
     add("best", best_.weights);
     best_on_test_.save(map);
-    map.tensors["progress"] = at::tensor(
-        {static_cast<double>(step_), loss_sum_, best_.top1, static_cast<double>(best_.epoch),
-         epoch_ended_ ? 1.0 : 0.0, static_cast<double>(images_trained_), train_seconds_,
-         wall_seconds(), static_cast<double>(loss_steps_), best_.average ? 1.0 : 0.0,
-         average_is_better_ ? 1.0 : 0.0},
-        at::kDouble);
+    map.tensors["progress"] = encoded({.step = step_,
+                                       .loss_sum = loss_sum_,
+                                       .loss_steps = loss_steps_,
+                                       .best_top1 = best_.top1,
+                                       .best_epoch = best_.epoch,
+                                       .best_is_average = best_.average,
+                                       .epoch_ended = epoch_ended_,
+                                       .average_is_better = average_is_better_,
+                                       .images = images_trained_,
+                                       .train_seconds = train_seconds_,
+                                       .wall_seconds = wall_seconds()});
     return map;
   }
 
@@ -425,40 +434,30 @@ class Trainer {
         if (key.rfind(name + "/", 0) == 0) tensors.tensors[key.substr(name.size() + 1)] = tensor;
       return tensors;
     };
-    if (!map.has("progress") || map.at("progress").numel() != 11)
-      throw Error("checkpoint: got no progress of a run, wanted a checkpoint.pt of convpass train");
-    if (!map.at("progress").is_floating_point())
-      throw Error("checkpoint: got a progress of whole numbers, wanted floating point");
-    const at::Tensor progress = map.at("progress").to(at::kDouble).contiguous();
-    const double step = progress[0].item<double>(), best_epoch = progress[3].item<double>();
-    const bool sane = progress.abs().lt(1e15).all().item<bool>();  // false for NaN too
-    if (!sane || !(step >= 0 && step <= static_cast<double>(total_steps_)) ||
-        !(best_epoch >= 0 && best_epoch <= static_cast<double>(total_steps_)))
-      throw Error("checkpoint: got a progress of step " + std::to_string(step) +
-                  " and best epoch " + std::to_string(best_epoch) + ", wanted 0 to " +
-                  std::to_string(total_steps_));
+    const RunProgress progress = decoded_progress(map, total_steps_);
     load_into(trainable_, part("model"));
     load_into(model_.buffers(), part("buffers"));
     if (ema_) ema_->load_state(part("average"));
     optimizer_.load_state(part("optimizer"));
     best_.weights = part("best");
     best_on_test_.load(map);
-    step_ = static_cast<int64_t>(progress[0].item<double>());
-    loss_sum_ = progress[1].item<double>();
-    best_.top1 = progress[2].item<double>();
-    best_.epoch = static_cast<int64_t>(progress[3].item<double>());
-    epoch_ended_ = progress[4].item<double>() != 0;
-    images_trained_ = static_cast<int64_t>(progress[5].item<double>());
-    train_seconds_ = progress[6].item<double>();
-    wall_before_ = progress[7].item<double>();
-    loss_steps_ = static_cast<int64_t>(progress[8].item<double>());
-    best_.average = progress[9].item<double>() != 0;
-    average_is_better_ = progress[10].item<double>() != 0;
+    step_ = progress.step;
+    loss_sum_ = progress.loss_sum;
+    loss_steps_ = progress.loss_steps;
+    best_.top1 = progress.best_top1;
+    best_.epoch = progress.best_epoch;
+    best_.average = progress.best_is_average;
+    epoch_ended_ = progress.epoch_ended;
+    average_is_better_ = progress.average_is_better;
+    images_trained_ = progress.images;
+    train_seconds_ = progress.train_seconds;
+    wall_before_ = progress.wall_seconds;
   }
 
   const Clock::time_point start_ = Clock::now();
   const Recipe& recipe_;
   RunDir& run_;
+  std::shared_ptr<RunCache> cache_;
   std::unique_ptr<Distiller> distiller_;  ///< null without teachers
   Splits splits_;
   TunedModel model_;
@@ -466,7 +465,6 @@ class Trainer {
   ImagePipeline training_view_, evaluation_view_;
   NamedTensors trainable_;
   Optimizer optimizer_;
-  RunCache cache_;
   SplitCache kept_;  ///< of the training images
   std::optional<SplitCache> kept_of_val_;
   BatchStream stream_;
@@ -494,7 +492,7 @@ TrainOutcome train(const Recipe& recipe, const std::filesystem::path& out,
   const Recipe resolved = resolve_rule(recipe);
   RunDir run(out, resolved, options.resume);
   if (std::string done = run.result(); !done.empty()) return {true, done};
-  return Trainer(resolved, run, options.share).run();
+  return Trainer(resolved, run, options).run();
 }
 
 }  // namespace convpass

@@ -89,7 +89,8 @@ TEST_F(KeptStems, MayLieOnDiskOrFitInPart) {
   const at::Tensor wanted = model.stem(images);  // [6, 17, 32]
   const int64_t row = 17 * 32 * 4;
   for (const auto& [memory, disk] : {std::pair<int64_t, int64_t>{2 * row, 2 * row}, {row, 0}}) {
-    StemCache stems(model, 6, std::make_shared<CacheBudget>(memory, disk, folder()), "a test");
+    const auto budget = std::make_shared<CacheBudget>(memory, disk, folder());
+    StemCache stems(model, std::make_shared<SampleTensors>(6, budget), "a test");
     Batch batch;
     batch.images = images;
     batch.indices = {0, 1, 2, 3, 4, 5};
@@ -112,7 +113,7 @@ TEST_F(KeptStems, AreOnlyOfWhatNeverChanges) {
     const TunedModel model = build_model(recipe, 3);
     const auto dataset = open_dataset(*recipe.data.train, {}, 0, "data.train");
     const ImagePipeline pipeline(resolve_input(recipe.input, model), recipe.augment);
-    const RunCache cache(recipe.data, folder());
+    RunCache cache(recipe.data, folder());
     return cache.for_training(model, *dataset, recipe, {{.pipeline = &pipeline}}).stem != nullptr;
   };
   const std::string upper = "adapter.blocks=[1]";
@@ -125,6 +126,36 @@ TEST_F(KeptStems, AreOnlyOfWhatNeverChanges) {
   EXPECT_FALSE(keeps({upper, "data.cache_mb=0"}));
   for (const char* type : {"vpt", "ssf", "bitfit"})
     EXPECT_FALSE(keeps({std::string("adapter={\"type\":\"") + type + "\"}"})) << type;
+}
+
+TEST_F(KeptStems, AndImagesAndTheBackboneMayComeFromARunBefore) {
+  const std::vector<Sets> runs{
+      {"adapter.blocks=[1]"},
+      {"adapter.blocks=[1]", "adapter.scale=3", "train.seed=7"},
+      {"adapter.blocks=[1]", "input.mean=[0.2,0.2,0.2]", "input.std=[1,1,1]"},
+      {"adapter.blocks=[1]", "backbone.drop_path=0.3"},
+      {"adapter.type=none"},
+      {"adapter.scale=2"},
+      {"augment.flip=0.5"},
+      {"augment.flip=0.5", "train.seed=7"},
+      {"adapter.blocks=[1]", "data.train.per_class=6"},
+      {"adapter.type=none", "backbone.trainable=true"},
+      {"adapter.blocks=[1]"}};
+  const auto cache = shared_cache(tiny_recipe().data, folder());
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const Recipe recipe = tiny_recipe(runs[i]);
+    const auto alone = folder() / ("alone" + std::to_string(i)),
+               after = folder() / ("after" + std::to_string(i));
+    ASSERT_TRUE(train(recipe, alone, false).finished);
+    ASSERT_TRUE(train(recipe, after, {.cache = cache}).finished);
+    const TensorMap wanted = load_adapter(alone / "adapter.safetensors").weights;
+    const TensorMap got = load_adapter(after / "adapter.safetensors").weights;
+    for (const auto& [name, tensor] : wanted.tensors)
+      EXPECT_TRUE(close(got.at(name), tensor, 1e-5)) << i << " " << name;
+  }
+  // What is gone by then was taken over.
+  std::filesystem::rename(weights(), folder() / "elsewhere");
+  EXPECT_TRUE(train(tiny_recipe(runs.back()), folder() / "taken", {.cache = cache}).finished);
 }
 
 TEST(Stem, IsTheFirstPartOfTheForwardPassBitForBit) {

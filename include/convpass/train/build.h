@@ -6,14 +6,22 @@
 
 #include "convpass/adapters/adapter_file.h"
 #include "convpass/adapters/tuned_model.h"
+#include "convpass/models/backbone_checkpoint.h"
 #include "convpass/train/recipe.h"
 
 namespace convpass {
 
+/// A backbone's checkpoint that one model after another can begin from; `of` says of which recipe.
+struct LoadedCheckpoint {
+  std::string of;
+  BackboneCheckpoint checkpoint;
+};
+
 /// Backbone, adapter and head as the recipe says, on the device and in the precision of `train`.
 /// Errors: FileError, RecipeError (a variant that is not the file's: both are shown; an image size
 /// that is no multiple of the patch).
-TunedModel build_model(const Recipe& recipe, int64_t classes);
+/// `loaded`: taken over where it is of the same backbone, else what is loaded is put there.
+TunedModel build_model(const Recipe& recipe, int64_t classes, LoadedCheckpoint* loaded = nullptr);
 
 /// The same as `eval` and `predict` would run it at the end of a run: frozen, and the adapter
 /// folded into the backbone's weights where that can be.

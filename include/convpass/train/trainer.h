@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
 
 #include "convpass/core/error.h"
@@ -20,11 +21,18 @@ class DivergedError : public Error {
   using Error::Error;
 };
 
-/// Whether and how far a run goes.
+/// What the runs of one process can take over from each other: the loaded backbone, decoded images,
+/// what the frozen part made of them.
+class RunCache;
+/// With the budgets of `data`; `folder` is for what goes to disk.
+std::shared_ptr<RunCache> shared_cache(const DataConfig& data, const std::filesystem::path& folder);
+
+/// Whether and how far a run goes, and what it need not do again.
 struct TrainOptions {
   bool resume = false;  ///< go on from checkpoint.pt, from the start where there is none
   double share = 1.0;  ///< pause, with a checkpoint, at the end of the epoch in which this share of
                        ///< the run's steps is done; the schedule is that of the whole run
+  std::shared_ptr<RunCache> cache{};  ///< of the runs before; null: one of its own
 };
 
 /// Trains as the recipe says, its rule resolved first, into the folder `out` (recipe.json,
