@@ -134,6 +134,7 @@ at::Tensor Swin::forward_tokens(const at::Tensor& images, const Adapter* adapter
                                 const Pass& pass) const {
   at::Tensor x = embed(images, adapter, pass);
   int64_t again = recomputed_;
+  bool trains = false;  // something, in this block or one below
   for (const auto& stage : stages_) {
     if (stage->merge_norm.weight.defined()) x = stage->merge(x);
     for (const auto& block : stage->blocks) {
@@ -141,9 +142,10 @@ at::Tensor Swin::forward_tokens(const at::Tensor& images, const Adapter* adapter
                                                                       const Pass& with) {
         return block.forward(in, layout.tokens(), adapter, layout, with);
       };
-      const bool keeps = x.requires_grad() || (adapter && adapter->touches(block->index)) ||
-                         block->norm1.weight.requires_grad();
-      x = keeps && again-- > 0 ? recomputed(x, pass, work) : work(x, pass);
+      trains = trains || (adapter && adapter->touches(block->index)) ||
+               block->norm1.weight.requires_grad();
+      const Pass with = trains ? pass : Pass{};
+      x = trains && again-- > 0 ? recomputed(x, with, work) : work(x, with);
     }
   }
   at::Tensor normed = norm_.forward(x);

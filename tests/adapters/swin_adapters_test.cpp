@@ -81,12 +81,30 @@ TEST(SwinAdapters, FusedConvpassEqualsThePlainOne) {
   TunedModel model = swin_model(ConvpassConfig{});
   model.to(at::kCPU, Precision::f32);
   disturb(*model.adapter);
-  const at::Tensor normed = at::randn({2, 12, 32});
   const TokenLayout layout{.prefix = 0, .height = 3, .width = 4};
-  const at::Tensor plain = model.adapter->beside(3, Site::mlp, normed, layout, Pass{});
-  const at::Tensor sum =
-      model.adapter->add_beside(3, Site::mlp, {at::zeros({2, 12, 32}), normed, 0}, layout, Pass{});
+  Adapter::Residual residual;
+  residual.stream = at::zeros({2, 12, 32});
+  residual.normed = at::randn({2, 12, 32});
+  const at::Tensor plain = model.adapter->beside(3, Site::mlp, residual.normed, layout, Pass{});
+  residual.begun = model.adapter->begin_beside(3, Site::mlp, residual.normed, layout);
+  const at::Tensor sum = model.adapter->add_beside(3, Site::mlp, residual, layout, Pass{});
   EXPECT_TRUE(close(sum, plain, 1e-5));
+}
+
+TEST(SwinAdapters, FrozenBlocksBelowThemHaveNoStochasticDepth) {
+  at::NoGradGuard no_grad;
+  const at::Tensor images = swin_images(64, 48, 64);
+  // The rate is linear over the four blocks: 0 in the first, 0.1 in the last.
+  auto drops = [&](const AdapterConfig& adapter) {
+    TunedModel model = swin_model(adapter);
+    model.to(at::kCPU, Precision::f32);
+    const Backbone& swin = *model.backbone;
+    return !at::equal(swin.forward(images, model.adapter.get(), Pass{seeded_generator(7)}),
+                      swin.forward(images, model.adapter.get(), Pass{}));
+  };
+  EXPECT_TRUE(drops(ConvpassConfig{.dropout = 0}));
+  EXPECT_TRUE(drops(ConvpassConfig{.blocks = {3}, .dropout = 0}));
+  EXPECT_FALSE(drops(NoAdapter{}));
 }
 
 TEST(SwinAdapters, FreshOnesLeaveTheFeaturesBitForBit) {

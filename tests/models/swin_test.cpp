@@ -111,10 +111,12 @@ TEST(Swin, KnowsTheWidthAndTheNameOfEachBlock) {
 
 TEST(Swin, DropsWholeBranchesInTrainingOnly) {
   at::NoGradGuard no_grad;
-  const Swin swin = random_swin({.image_size = {32, 32}, .drop_path = 0.5});
+  Swin swin = random_swin({.image_size = {32, 32}, .drop_path = 0.5});
   const at::Tensor images = swin_images(8, 32, 32);
   auto run = [&](const Pass& pass) { return swin.forward(images, nullptr, pass); };
   EXPECT_TRUE(at::equal(run({}), run({})));
+  EXPECT_TRUE(at::equal(run({seeded_generator(1)}), run({})));  // nothing trains
+  swin.set_trainable(true);
   EXPECT_TRUE(at::equal(run({seeded_generator(1)}), run({seeded_generator(1)})));
   EXPECT_FALSE(at::equal(run({seeded_generator(1)}), run({})));
 }

@@ -2,7 +2,7 @@
 """Writes tests/data/swin: two tiny random Swin transformers as timm, Microsoft and transformers name their tensors,
 and what timm computes with them.
 
-    python tests/reference/swin_features.py [FOLDER]     (torch 2.14.1, timm 1.0.31, transformers 5)
+    python tests/reference/swin_features.py [FOLDER]     (torch 2.13.0, timm 1.0.31, transformers 5)
 
 Each model is a folder of half precision weights. `shifted` has windows of 4 on grids of 8x8 and 4x4 (32 pixels), where
 the second block of the first stage is shifted and the second stage is one window; at 48x64 pixels its grids are 12x16
