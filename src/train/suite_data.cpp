@@ -1,9 +1,11 @@
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "convpass/core/error.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/suite.h"
 #include "src/data/image_survey.h"
+#include "src/train/splits.h"
 
 namespace convpass {
 namespace {
@@ -20,6 +22,7 @@ struct PathsOf {
   std::vector<fs::path> operator()(const CifarSource& source) const { return {source.path}; }
   std::vector<fs::path> operator()(const NpzSource& source) const { return {source.path}; }
   std::vector<fs::path> operator()(const ImagesSource& source) const { return {source.path}; }
+  std::vector<fs::path> operator()(const HeldOutSource&) const { return {}; }  // data.train's
 };
 
 std::string first_missing(const DataConfig& data) {
@@ -52,11 +55,13 @@ OrderedJson survey_split(const Dataset& dataset, const std::string& what, SuiteD
   return json;
 }
 
-/// The number of images must be the expected one where all of them are taken.
-std::string wrong_count(const DatasetConfig& config, int64_t expected, const Dataset& dataset,
-                        const std::string& what) {
-  if (expected == 0 || config.limit > 0 || config.per_class > 0 || dataset.size() == expected)
-    return {};
+/// The number of images must be the expected one where all of them, and no others, are taken.
+std::string wrong_count(const Recipe& recipe, const DatasetConfig& config, int64_t expected,
+                        const Dataset& dataset, const std::string& what) {
+  const DataConfig& data = recipe.data;
+  const bool held_out = data.val && std::holds_alternative<HeldOutSource>(data.val->source);
+  const bool all = config.limit == 0 && config.per_class == 0 && !held_out && !data.train_on_val;
+  if (expected == 0 || !all || dataset.size() == expected) return {};
   return what + ": got " + std::to_string(dataset.size()) + " images, wanted " +
          std::to_string(expected);
 }
@@ -69,20 +74,20 @@ SuiteData check_suite_data(const Suite& suite, size_t run, bool look) {
   SuiteData data{.missing = first_missing(recipe.data), .fault = {}, .line = {}, .warnings = {}};
   OrderedJson splits = OrderedJson::object();
   if (data.missing.empty()) try {
-      auto add = [&](const std::string& name, const std::optional<DatasetConfig>& config,
-                     int64_t expected) {
-        if (!config) return;
+      auto add = [&](Split part, const std::optional<DatasetConfig>& config, int64_t expected) {
+        if (!config || (part == Split::val && recipe.data.train_on_val)) return;
+        const std::string name = std::array{"train", "val", "test"}[static_cast<size_t>(part)];
         const std::string what = entry.name + " data." + name;
-        const auto dataset = open_dataset(*config, {}, recipe.data.classes, "data." + name);
+        const auto dataset = open_split(recipe, part, recipe.data.classes);
         OrderedJson& split = splits[name];
         split["images"] = dataset->size();
         split["classes"] = dataset->classes().size();
-        if (data.fault.empty()) data.fault = wrong_count(*config, expected, *dataset, what);
+        if (data.fault.empty()) data.fault = wrong_count(recipe, *config, expected, *dataset, what);
         if (look) split.update(survey_split(*dataset, what, data));
       };
-      add("train", recipe.data.train, entry.images.train);
-      add("val", recipe.data.val, entry.images.val);
-      add("test", recipe.data.test, entry.images.test);
+      add(Split::train, recipe.data.train, entry.images.train);
+      add(Split::val, recipe.data.val, entry.images.val);
+      add(Split::test, recipe.data.test, entry.images.test);
     } catch (const Error& error) {
       data.fault = entry.name + ": " + error.what();
     }
