@@ -93,13 +93,13 @@ TEST_F(OfficialRuns, LooksAtTheTestSplitChangeNothingButTheirOwnReport) {
 }
 
 TEST_F(OfficialRuns, AResumedRunKnowsItsEarlierLooks) {
-  const Recipe recipe = official(
-      {"train.epochs=12", "schedule.warmup=5", "train.save_every=1", "train.best_on_test_every=2"});
-  const int64_t epochs_before = 7, steps = epochs_before * 3;
-  leave_killed_run(recipe, folder() / "killed", steps);
-  train(recipe, folder() / "killed", true);
+  const Recipe recipe =
+      official({"train.epochs=12", "schedule.warmup=5", "train.best_on_test_every=2"});
+  const double after_7_epochs = 6.5 / 12;
+  ASSERT_TRUE(train(recipe, folder() / "paused", {.share = after_7_epochs}).paused);
+  train(recipe, folder() / "paused", true);
   train(recipe, folder() / "whole", false);
-  EXPECT_EQ(result_of(folder() / "killed")["best_on_test"],
+  EXPECT_EQ(result_of(folder() / "paused")["best_on_test"],
             result_of(folder() / "whole")["best_on_test"]);
 }
 

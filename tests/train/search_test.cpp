@@ -231,12 +231,14 @@ TEST_F(Searches, HalvingStopsTheWorseHalfAndChangesNoneOfTheRest) {
   const SearchOutcome halved = run(plan(over, {.halving = true}, sets), "halved");
   EXPECT_EQ(ended_.size(), 4u);
   std::multiset<double> trained;
-  for (const Json& trial : json("halved/search.json")["trials"]) trained.insert(trial["trained"]);
+  const Json halved_table = json("halved/search.json");
+  for (const Json& trial : halved_table["trials"]) trained.insert(trial["trained"].get<double>());
   EXPECT_EQ(trained, (std::multiset<double>{0.25, 0.25, 0.5, 1.0}));
   EXPECT_GE(halved.chosen, 2);
   const std::string best = "/trials/" + std::to_string(halved.chosen) + "/seed_42";
   EXPECT_EQ(adapter("whole" + best), adapter("halved" + best));
-  if (whole.chosen == halved.chosen) EXPECT_EQ(adapter("whole/final"), adapter("halved/final"));
+  ASSERT_EQ(whole.chosen, halved.chosen);
+  EXPECT_EQ(adapter("whole/final"), adapter("halved/final"));
   // What was stopped has a checkpoint, and no result.
   EXPECT_TRUE(fs::exists(folder() / "halved/trials/0/seed_42/checkpoint.pt"));
   EXPECT_FALSE(fs::exists(folder() / "halved/trials/0/seed_42/result.json"));

@@ -22,7 +22,7 @@ struct SearchAxis {
 SearchAxis parse_axis(const std::string& text);
 
 struct SearchOptions {
-  std::vector<SearchAxis> axes;
+  std::vector<SearchAxis> axes{};
   int64_t seeds = 1;     ///< runs of each trial: train.seed, train.seed + 1, ...
   int64_t random = 0;    ///< so many trials, drawn from the grid by train.seed; 0 = the whole grid
   bool halving = false;  ///< all go to a quarter of the run, the better half of them on to a half
