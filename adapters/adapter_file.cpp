@@ -16,6 +16,17 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr const char* kFormat = "convpass-adapter";
 
+/// The types of head that a file names: one without a name is linear, as before there were others.
+constexpr std::pair<const char*, HeadType> kNamedHeads[] = {
+    {"distilled", HeadType::distilled}, {"none", HeadType::none}, {"cosine", HeadType::cosine}};
+
+HeadType head_named(const std::string& name, const std::filesystem::path& file) {
+  for (const auto& [known, type] : kNamedHeads)
+    if (name == known) return type;
+  throw FileError(file, "metadata \"head\": got \"" + name.substr(0, 20) +
+                            "\", wanted \"distilled\", \"none\", \"cosine\" or nothing");
+}
+
 const std::string& metadata(const TensorMap& map, const std::filesystem::path& file,
                             const std::string& key) {
   auto found = map.metadata.find(key);
@@ -27,6 +38,19 @@ std::string shape_text(const at::Tensor& tensor) {
   std::ostringstream out;
   out << tensor.sizes();
   return out.str();
+}
+
+/// What the head is built from, before the values are put into it.
+void check_cosine_head(const std::map<std::string, at::Tensor>& tensors,
+                       const std::filesystem::path& file) {
+  const auto scale = tensors.find("head.scale"), projection = tensors.find("head.projection");
+  if (scale == tensors.end() || scale->second.dim() != 0)
+    throw FileError(file, "tensor head.scale is missing or no single number");
+  const int64_t width = tensors.at("head.weight").size(1);
+  if (projection != tensors.end() &&
+      (projection->second.dim() != 2 || projection->second.size(0) != width))
+    throw FileError(file, "tensor head.projection: got shape " + shape_text(projection->second) +
+                              ", wanted " + std::to_string(width) + " rows like head.weight");
 }
 
 }  // namespace
@@ -50,8 +74,8 @@ void save_adapter(const std::filesystem::path& file, const AdapterFile& adapter)
       {"classes", Json(adapter.classes).dump()},
       {"recipe_hash", adapter.recipe_hash},
   };
-  if (adapter.head != HeadType::linear)
-    map.metadata["head"] = adapter.head == HeadType::none ? "none" : "distilled";
+  for (const auto& [name, type] : kNamedHeads)
+    if (adapter.head == type) map.metadata["head"] = name;
   save_safetensors(file, map);
 }
 
@@ -89,12 +113,8 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
   read_json_fields(metadata(map, file, "adapter"), adapter.adapter, file);
   adapter.preprocessing = metadata(map, file, "preprocessing");
   adapter.recipe_hash = metadata(map, file, "recipe_hash");
-  if (auto head = map.metadata.find("head"); head != map.metadata.end()) {
-    if (head->second != "none" && head->second != "distilled")
-      throw FileError(file, "metadata \"head\": got \"" + head->second.substr(0, 20) +
-                                "\", wanted \"none\", \"distilled\" or nothing");
-    adapter.head = head->second == "none" ? HeadType::none : HeadType::distilled;
-  }
+  if (auto head = map.metadata.find("head"); head != map.metadata.end())
+    adapter.head = head_named(head->second, file);
   map.metadata.clear();
   adapter.weights = std::move(map);
   if (adapter.head == HeadType::none) return adapter;
@@ -107,6 +127,7 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
     throw FileError(file, "head.weight has " + std::to_string(head->second.size(0)) +
                               " rows, the metadata " + std::to_string(adapter.classes.size()) +
                               " class names");
+  if (adapter.head == HeadType::cosine) check_cosine_head(tensors, file);
   return adapter;
 }
 

@@ -2,85 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 #include "adapters/parts.h"
-#include "convpass/core/error.h"
-#include "convpass/core/fields.h"
 
 namespace convpass {
-
-void fields(FieldVisitor& visitor, HeadConfig& config) {
-  visitor.choice(
-      "type", config.type, {"linear", "distilled", "none"},
-      "kind of classifier; distilled: DeiT's two, of which the one on the distillation token "
-      "learns from the teachers; none: the backbone's output is the logits "
-      "(TorchScript)");
-  visitor.choice("init", config.init, {"default", "zero", "xavier"},
-                 "initial weights: uniform in +-1/sqrt(D) (torch), zero (BiT), or Xavier-uniform");
-}
-
-Head::Answers Head::answers(const at::Tensor& features) const {
-  if (!weight.defined()) return {features.to(at::kFloat), features.to(at::kFloat)};
-  const at::Tensor x = features.to(weight.scalar_type());
-  if (!distilled_weight.defined()) {
-    const at::Tensor logits = at::linear(x, weight, bias);  // [B, K]
-    return {logits, logits};
-  }
-  const int64_t dim = weight.size(1);
-  return {at::linear(x.narrow(1, 0, dim), weight, bias),
-          at::linear(x.narrow(1, dim, dim), distilled_weight, distilled_bias)};
-}
-
-at::Tensor Head::forward(const at::Tensor& features) const {
-  const Answers both = answers(features);
-  return distilled_weight.defined() ? (both.labels + both.teacher) / 2 : both.labels;
-}
-
-std::vector<std::pair<std::string, at::Tensor*>> Head::tensors() {
-  std::vector<std::pair<std::string, at::Tensor*>> all;
-  for (auto& [name, tensor] : {std::pair{"head.weight", &weight},
-                               {"head.bias", &bias},
-                               {"head_dist.weight", &distilled_weight},
-                               {"head_dist.bias", &distilled_bias}})
-    if (tensor->defined()) all.emplace_back(name, tensor);
-  return all;
-}
-
-Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed) {
-  TORCH_CHECK(features > 0 && classes > 0, "head of ", features, " features, ", classes,
-              " classes");
-  if (config.type == HeadType::none) {
-    if (features != classes)
-      throw Error("got \"none\" with a backbone that puts out " + std::to_string(features) +
-                  " values, wanted \"linear\": there are " + std::to_string(classes) + " classes");
-    return {};
-  }
-  at::Generator generator = seeded_generator(seed);
-  auto linear = [&](int64_t inputs, at::Tensor& weight, at::Tensor& bias) {
-    weight = at::zeros({classes, inputs});
-    bias = at::zeros({classes});
-    const auto dim = static_cast<double>(inputs);
-    const double uniform = 1.0 / std::sqrt(dim);
-    const double xavier = std::sqrt(6.0 / (dim + static_cast<double>(classes)));
-    switch (config.init) {
-      case HeadInit::torch_default:
-        weight.uniform_(-uniform, uniform, generator);
-        bias.uniform_(-uniform, uniform, generator);
-        break;
-      case HeadInit::zero:
-        break;
-      case HeadInit::xavier:
-        weight.uniform_(-xavier, xavier, generator);
-        break;
-    }
-  };
-  Head head;
-  const bool two = config.type == HeadType::distilled;
-  linear(two ? features / 2 : features, head.weight, head.bias);
-  if (two) linear(features / 2, head.distilled_weight, head.distilled_bias);
-  return head;
-}
 
 at::Tensor TunedModel::features(const at::Tensor& images, const Pass& pass) const {
   // A backbone in which nothing trains gains nothing from stochastic depth: its features are
@@ -119,9 +43,17 @@ NamedTensors TunedModel::buffers() const {
   return all;
 }
 
+NamedTensors TunedModel::constants() const {
+  NamedTensors all;
+  Head shared = head;
+  for (const auto& [name, tensor] : shared.constants()) all.emplace_back(name, *tensor);
+  return all;
+}
+
 NamedTensors TunedModel::state() const {
   NamedTensors all = trainable();
-  for (auto& buffer : buffers()) all.push_back(std::move(buffer));
+  for (const NamedTensors& more : {buffers(), constants()})
+    all.insert(all.end(), more.begin(), more.end());
   return all;
 }
 
@@ -145,6 +77,7 @@ void TunedModel::to(c10::Device device, Precision precision) {
   if (adapter) adapter->to(device);
   for (const auto& [name, tensor] : head.tensors())
     *tensor = tensor->detach().to(device).set_requires_grad(true);
+  for (const auto& [name, tensor] : head.constants()) *tensor = tensor->to(device);
 }
 
 namespace {
@@ -158,7 +91,8 @@ int64_t count(const NamedTensors& tensors) {
 int64_t TunedModel::trainable_parameters() const { return count(trainable()); }
 
 int64_t TunedModel::total_parameters() const {
-  return count(trainable()) + (backbone_trainable ? 0 : backbone->size().values);
+  return count(trainable()) + count(constants()) +
+         (backbone_trainable ? 0 : backbone->size().values);
 }
 
 int64_t TunedModel::classes() const {

@@ -84,7 +84,9 @@ void report_model(const Recipe& recipe, const TunedModel& model) {
                                         : ""));
   say("parameters: " + std::to_string(model.total_parameters()) +
       ", trainable: " + std::to_string(model.trainable_parameters()));
-  say("adapter file: about " + mebibytes(4.0 * static_cast<double>(model.trainable_parameters())));
+  int64_t kept = 0;
+  for (const auto& [name, tensor] : model.state()) kept += tensor.numel();
+  say("adapter file: about " + mebibytes(4.0 * static_cast<double>(kept)));
   say("memory for training, roughly: " + mebibytes(need.total()) + " (backbone " +
       mebibytes(need.backbone) + ", what trains, gradients and optimizer " +
       mebibytes(need.trainable) + ", activations " + mebibytes(need.activations) +
@@ -159,6 +161,8 @@ int run_check(const Arguments& arguments) {
     else
       say("rule: not resolved without the training images");
   }
+  if (data.classes == 0 && recipe.head.type == HeadType::cosine)
+    data.classes = std::ssize(class_texts(recipe).classes);
   if (data.classes == 0) {
     data.classes = 10;
     say("classes: not known without the training images, taken as 10");

@@ -179,6 +179,10 @@ void to_official(const fs::path& in, const fs::path& out) {
   }
   if (file.head == HeadType::distilled)
     throw FileError(in, "it holds DeiT's two heads, wanted one: the official form has no second");
+  if (file.head == HeadType::cosine)
+    throw FileError(in,
+                    "its head is of the type \"cosine\", wanted \"linear\": the official form "
+                    "has no projection");
   if (!is_pytorch_name(out)) {
     throw UsageError("convert: got output " + json_quote(out.string()) +
                      ", wanted a name ending in .pt for the official form of an adapter");

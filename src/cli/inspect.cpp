@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convpass/adapters/adapter_file.h"
+#include "convpass/adapters/text_embeddings.h"
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/models/backbone_checkpoint.h"
@@ -51,6 +52,11 @@ void describe_content(const fs::path& file, const TensorMap& map, Json& out) {
   auto format = map.metadata.find("format");
   if (format != map.metadata.end() && format->second == "convpass-adapter") {
     describe_adapter(file, out);
+    return;
+  }
+  if (format != map.metadata.end() && format->second == "convpass-text-embeddings") {
+    out["what"] = "class-text embeddings";
+    out["classes"] = load_text_embeddings(file).classes.size();
     return;
   }
   if (is_official_convpass(map)) {

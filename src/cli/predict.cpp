@@ -48,12 +48,13 @@ const Command& predict_command() {
   static const Command command = [] {
     Command c{
         .name = "predict",
-        .synopsis = "RUN|ADAPTER IMAGE... [--top K] [--backbone FILE]",
+        .synopsis = "RUN|ADAPTER|RECIPE IMAGE... [--top K] [--backbone FILE]",
         .summary = "Classifies image files.",
         .details =
             "Prints one line an image: {\"image\",\"classes\":[{\"label\",\"probability\"}]}, "
             "most probable first.\nAn image that cannot be read gives {\"image\",\"error\"}, "
-            "and exit status 2 at the end.",
+            "and exit status 2 at the end.\nRECIPE stands for its model before any training: "
+            "zero-shot, with a head of the type \"cosine\".",
         .options = {{"--top", "K", "how many classes (5)"}},
         .min_positional = 2,
         .max_positional = static_cast<size_t>(-1),

@@ -9,7 +9,7 @@ namespace fs = std::filesystem;
 
 fs::path find_adapter(const fs::path& given) {
   if (!fs::exists(given))
-    throw FileError(given, "no such file, wanted a run folder or an adapter file");
+    throw FileError(given, "no such file, wanted a run folder, an adapter file or a recipe");
   if (!fs::is_directory(given)) return given;
   fs::path adapter = given / "adapter.safetensors";
   if (!fs::exists(adapter)) {
@@ -30,15 +30,31 @@ fs::path find_adapter(const fs::path& given) {
                                " (hash " + backbone.hash.substr(0, 12) + ")");
 }
 
+/// A model as its recipe starts it, which is zero-shot classification.
+Trained find_untrained(const fs::path& file, const Arguments& arguments) {
+  if (arguments.has("--recipe")) throw UsageError("got a recipe and --recipe, wanted one of them");
+  Trained trained;
+  trained.recipe = load_recipe(file, arguments.values("--set"));
+  validate(*trained.recipe, /*needs_data=*/false);
+  trained.weights = arguments.value("--backbone").value_or(trained.recipe->backbone.weights);
+  return trained;
+}
+
 }  // namespace
 
 std::vector<Option> trained_options() {
-  return {{"--backbone", "FILE", "the backbone's weights; else where the run's recipe says"},
+  return {{"--set", "K=V", "overlays one value of RECIPE", true},
+          {"--backbone", "FILE", "the backbone's weights; else where the run's recipe says"},
           {"--precision", "P", "f32, bf16, int8 or auto; else the run's"},
           {"--device", "D", "auto, cpu or cuda"}};
 }
 
 Trained find_trained(const fs::path& given, const Arguments& arguments) {
+  if (given.extension() == ".json" && fs::is_regular_file(given))
+    return find_untrained(given, arguments);
+  if (arguments.has("--set"))
+    throw UsageError("got --set with " + given.string() +
+                     ", wanted a recipe: what is trained has its settings");
   Trained trained;
   trained.adapter = find_adapter(given);
   fs::path beside = trained.adapter.parent_path() / "recipe.json";
@@ -66,8 +82,14 @@ LoadedModel load_trained(const Trained& trained, const Arguments& arguments,
   auto precision = static_cast<Precision>(
       arguments.choice(option, {"f32", "bf16", "int8", "auto"}, static_cast<size_t>(usual)));
   auto device = static_cast<DeviceChoice>(arguments.choice("--device", {"auto", "cpu", "cuda"}, 0));
-  return load_tuned_model(trained.adapter, trained.weights, device,
-                          resolve_precision(precision, device));
+  precision = resolve_precision(precision, device);
+  if (!trained.adapter.empty())
+    return load_tuned_model(trained.adapter, trained.weights, device, precision);
+  Recipe recipe = *trained.recipe;
+  recipe.backbone.weights = trained.weights;
+  recipe.train.precision = precision;
+  recipe.train.device = device;
+  return load_untrained_model(recipe);
 }
 
 }  // namespace convpass::cli

@@ -13,6 +13,7 @@
 #include "convpass/data/pipeline.h"
 #include "convpass/models/backbone_checkpoint.h"
 #include "convpass/train/progress.h"
+#include "src/train/build_head.h"
 #include "src/train/script_notes.h"
 
 namespace convpass {
@@ -379,12 +380,7 @@ TunedModel build(const Recipe& recipe, int64_t classes, BackboneCheckpoint check
   TunedModel model;
   build_backbone(recipe, std::move(checkpoint), known, model);
   model.adapter = build_adapter(recipe, *model.backbone);
-  try {
-    model.head =
-        make_head(recipe.head, model.backbone->feature_dim(), classes, init_key(recipe, kHeadInit));
-  } catch (const Error& error) {
-    throw RecipeError(recipe.file, "/head/type", error.what());
-  }
+  model.head = build_head(recipe, known, *model.backbone, classes, init_key(recipe, kHeadInit));
   if (!model.head.weight.defined() && !model.adapter && !model.backbone_trainable)
     throw RecipeError(recipe.file, "/head/type",
                       "got \"none\", wanted \"linear\" or backbone.trainable: nothing would train");

@@ -15,6 +15,7 @@
 #include "convpass/core/json.h"
 #include "convpass/train/build.h"
 #include "convpass/train/progress.h"
+#include "src/train/build_head.h"
 #include "src/train/memory.h"
 #include "src/train/splits.h"
 
@@ -103,24 +104,12 @@ void Distiller::check_classes(const std::vector<std::string>& classes) const {
 void Distiller::check_classes_of(size_t teacher, const std::vector<std::string>& classes,
                                  const std::string& whose) const {
   const std::vector<std::string>& theirs = teachers_[teacher]->classes();
-  if (classes.size() != theirs.size())
-    refuse(teacher, "got " + std::to_string(theirs.size()) + " classes, wanted " +
-                        std::to_string(classes.size()) + " like " + whose);
-  auto numbers = [](const std::vector<std::string>& names) {
-    return std::all_of(names.begin(), names.end(), [](const std::string& name) {
-      return !name.empty() && name.find_first_not_of("0123456789") == std::string::npos;
-    });
-  };
-  if (numbers(theirs) && !numbers(classes))
+  const std::string difference = class_difference(theirs, classes, whose);
+  if (!difference.empty()) refuse(teacher, difference);
+  if (are_numbers(theirs) && !are_numbers(classes))
     say("distill.teachers/" + std::to_string(teacher) +
         ": its classes are numbers, so whether they stand in the order of " + whose +
         " is not checked");
-  if (numbers(classes) || numbers(theirs)) return;
-  for (size_t i = 0; i < theirs.size(); ++i)
-    if (classes[i] != theirs[i])
-      refuse(teacher, "got a teacher whose class " + std::to_string(i) + " is " +
-                          json_quote(theirs[i]) + ", wanted " + json_quote(classes[i]) + " as in " +
-                          whose);
 }
 
 int64_t Distiller::weight_bytes() const {

@@ -15,7 +15,8 @@ namespace convpass {
 Metrics evaluate(const TunedModel& model, const Dataset& dataset, const ImagePipeline& pipeline,
                  const EvaluateOptions& options) {
   at::NoGradGuard no_grad;
-  const int64_t classes = model.classes();
+  const int64_t classes = options.among.empty() ? model.classes() : std::ssize(options.among);
+  const at::Tensor among = at::tensor(options.among, at::kLong);
   const c10::Device device = model.device();
   StreamOptions once{
       .batch_size = options.batch_size, .workers = options.workers, .training = false};
@@ -30,7 +31,8 @@ Metrics evaluate(const TunedModel& model, const Dataset& dataset, const ImagePip
   while (!stop_requested() && stream.next(batch)) {
     const at::Tensor features = stem ? model.after_stem(stem->of(batch), Pass{})
                                      : model.features(batch.images.to(device), Pass{});
-    const at::Tensor logits = model.head.forward(features).cpu();
+    at::Tensor logits = model.head.forward(features).cpu();  // [B, K]
+    if (!options.among.empty()) logits = logits.index_select(1, among);
     loss += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
     const int64_t top = std::min<int64_t>(5, classes);
     at::Tensor hits = std::get<1>(logits.topk(top, 1)).eq(batch.labels.unsqueeze(1));  // [B, top]

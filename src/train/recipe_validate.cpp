@@ -343,8 +343,16 @@ struct TeacherChecker {
 };
 
 void check_head(const Checker& check, const Recipe& recipe) {
-  check.require(recipe.head.type != HeadType::none || recipe.head.init == HeadInit::torch_default,
-                "/head/init", "got initial weights for head.type \"none\", wanted \"default\"");
+  const HeadConfig& head = recipe.head;
+  const bool cosine = head.type == HeadType::cosine;
+  check.require((head.type != HeadType::none && !cosine) || head.init == HeadInit::torch_default,
+                "/head/init",
+                std::string("got initial weights for head.type ") +
+                    (cosine ? "\"cosine\"" : "\"none\"") + ", wanted \"default\"" +
+                    (cosine ? ": it starts from head.text" : ""));
+  check.require(cosine || head.text.empty(), "/head/text",
+                "got embeddings for another head, wanted head.type \"cosine\", which alone starts "
+                "from them");
 }
 
 /// Each of DeiT's two heads learns from a loss of its own.

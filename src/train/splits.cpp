@@ -7,6 +7,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/train/progress.h"
+#include "src/train/build_head.h"
 
 namespace convpass {
 
@@ -118,22 +119,20 @@ bool check_images(Dataset& dataset, const Recipe& recipe, const std::string& whe
 
 namespace {
 
-std::unique_ptr<Dataset> checked(std::unique_ptr<Dataset> dataset, const Recipe& recipe,
-                                 const std::string& where) {
+std::unique_ptr<Dataset> labelled(std::unique_ptr<Dataset> dataset, const std::string& where) {
   require_labels(*dataset, where, "to evaluate on");
-  check_images(*dataset, recipe, where);
   return dataset;
 }
 
 }  // namespace
 
-std::unique_ptr<Dataset> open_checked(const Recipe& recipe, Split split, int64_t classes) {
-  return checked(open_split(recipe, split, classes), recipe, "data." + name_of(split));
+std::unique_ptr<Dataset> open_labelled(const Recipe& recipe, Split split, int64_t classes) {
+  return labelled(open_split(recipe, split, classes), "data." + name_of(split));
 }
 
-std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
-                                      int64_t classes, const std::string& where) {
-  return checked(open_named(recipe, config, classes, where), recipe, where);
+std::unique_ptr<Dataset> open_labelled(const Recipe& recipe, const DatasetConfig& config,
+                                       int64_t classes, const std::string& where) {
+  return labelled(open_named(recipe, config, classes, where), where);
 }
 
 Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher_classes) {
@@ -177,6 +176,7 @@ Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher
         "data.train: got images without labels and no data.classes, wanted the number of "
         "classes");
   }
+  check_class_texts(recipe, splits.train->classes());
   return splits;
 }
 

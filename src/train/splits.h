@@ -21,7 +21,8 @@ enum class Split { train, val, test };
 /// where the run trains on that too. No image is read. Errors: Error.
 std::unique_ptr<Dataset> open_split(const Recipe& recipe, Split split, int64_t classes);
 
-/// Opens the splits and checks that their classes agree; no image is read. val and test must have
+/// Opens the splits and checks that their classes agree, and a cosine head's texts with them; no
+/// image is read. val and test must have
 /// labels, train if a loss uses them; without, it takes its classes from data.classes,
 /// data.class_names, `teacher_classes` or the other splits. Errors: Error.
 Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher_classes = {});
@@ -34,11 +35,13 @@ void check_pairs(const Recipe& recipe, int64_t images);
 /// those of check_pairs before the wait.
 /// Whether all were looked at and are whole.
 bool check_images(Splits& splits, const Recipe& recipe);
+/// The same of one data set, which messages call `where`.
+bool check_images(Dataset& dataset, const Recipe& recipe, const std::string& where);
 
-/// Opens one split, or other images, to evaluate on; they must have labels. Checks every image.
-std::unique_ptr<Dataset> open_checked(const Recipe& recipe, Split split, int64_t classes);
-std::unique_ptr<Dataset> open_checked(const Recipe& recipe, const DatasetConfig& config,
-                                      int64_t classes, const std::string& where);
+/// Opens one split, or other images, to evaluate on; they must have labels. No image is read.
+std::unique_ptr<Dataset> open_labelled(const Recipe& recipe, Split split, int64_t classes);
+std::unique_ptr<Dataset> open_labelled(const Recipe& recipe, const DatasetConfig& config,
+                                       int64_t classes, const std::string& where);
 
 /// Threads that decode: as configured, or one per two cores.
 int worker_count(const TrainConfig& config);

@@ -28,6 +28,7 @@ constexpr int64_t kSingles = 20;  // the fewest of which one is the slowest 5 %
 
 /// Of the recipe's own head where it names them, so that what is timed is what would train.
 int64_t classes_of(const Recipe& recipe) {
+  if (recipe.head.type == HeadType::cosine) return std::ssize(class_texts(recipe).classes);
   const auto named = static_cast<int64_t>(recipe.data.class_names.size());
   const int64_t classes = std::max(recipe.data.classes, named);
   return classes > 0 ? classes : kUsualClasses;

@@ -10,6 +10,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/core/rng.h"
+#include "convpass/models/vit_checkpoint.h"
 #include "convpass/train/build.h"
 #include "convpass/train/evaluate.h"
 #include "convpass/train/hyper_rule.h"
@@ -124,6 +125,7 @@ class Trainer {
                   {"architecture", MadeFrom::parse(model_.identity.architecture)},
                   {"input", MadeFrom::parse(write_json_fields(input_))}};
     if (distiller_) from["teachers"] = distiller_->teachers_made_from();
+    if (!recipe_.head.text.empty()) from["text"] = weights_hash(load_tensors(recipe_.head.text));
     return from.dump(2);
   }
 

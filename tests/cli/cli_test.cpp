@@ -138,7 +138,7 @@ TEST_F(CommandLine, ReportsMissingAndDamagedFilesInOneLine) {
   expect_refusal("inspect none", "none");
   expect_refusal("inspect junk", "junk");
   expect_refusal("convert junk out.pt", "junk");
-  expect_refusal("eval none", "wanted a run folder or an adapter file");
+  expect_refusal("eval none", "wanted a run folder, an adapter file or a recipe");
   expect_refusal("eval . --data x", "got a folder without adapter.safetensors");
   expect_refusal("predict junk image.png", "junk");
 }

@@ -282,5 +282,75 @@ TEST_F(CommandLineRuns, TerminationSavesAndSaysHowToGoOn) {
   EXPECT_EQ(epoch, 400);
 }
 
+/// A CLIP whose classes are those of the images.
+const fs::path kClip = fs::path(CONVPASS_TEST_DATA) / "clip";
+
+TEST_F(CommandLineRuns, ClipIsEvaluatedBeforeTrainingAndOnSetsOfFewerClasses) {
+  const fs::path recipe = folder() / "clip.json";
+  std::ofstream(recipe) << Json{
+      {"extends", "recipe.json"},
+      {"backbone", {{"weights", (kClip / "model.safetensors").string()}}},
+      {"head", {{"type", "cosine"}, {"text", (kClip / "text.safetensors").string()}}}};
+  // One class alone: whatever the model says of it is right.
+  for (const auto& [set, names] :
+       {std::pair{"one", std::vector<std::string>{"b"}}, {"two", {"c", "a"}}, {"odd", {"a", "d"}}})
+    for (const std::string& name : names) {
+      fs::create_directories(folder() / set);
+      const fs::path source = folder() / "images/test" / (name == "d" ? "b" : name);
+      fs::copy(source, folder() / set / name);
+    }
+  auto on = [&](const std::string& set) { return "--on=" + set + "=" + (folder() / set).string(); };
+  auto lines = [&](const Result& result) {
+    EXPECT_EQ(result.status, 0) << result.err;
+    std::istringstream text(result.out);
+    std::vector<Json> all;
+    for (std::string line; std::getline(text, line);) all.push_back(Json::parse(line));
+    return all;
+  };
+  const Json texts = Json::parse(run({"inspect", (kClip / "text.safetensors").string()}).out);
+  EXPECT_EQ(texts["what"], "class-text embeddings");
+  const std::vector<Json> whole = lines(run({"eval", recipe.string()}));
+  ASSERT_EQ(whole.size(), 1u);
+  EXPECT_EQ(whole[0]["images"], 12);
+  EXPECT_FALSE(whole[0].contains("set"));
+
+  const std::vector<Json> sets = lines(run({"eval", recipe.string(), on("one"), on("two")}));
+  ASSERT_EQ(sets.size(), 2u);
+  EXPECT_EQ(sets[0]["set"], "one");
+  EXPECT_EQ(sets[0]["classes"], 1);
+  EXPECT_EQ(sets[0]["top1"], 1.0);
+  EXPECT_EQ(sets[0]["loss"], 0.0);
+  EXPECT_EQ(sets[1]["classes"], 2);
+  EXPECT_EQ(sets[1]["images"], 8);
+  EXPECT_EQ(sets[1]["per_class"].size(), 2u);
+
+  const fs::path out = folder() / "clip";
+  ASSERT_EQ(
+      run({"train", recipe.string(), "--set", "optimizer.lr=0.001", "--out", out.string()}).status,
+      0);
+  EXPECT_EQ(lines(run({"eval", out.string(), on("two")}))[0]["images"], 8);
+  const std::string image = (folder() / "images/test/a/0.bmp").string();
+  EXPECT_EQ(lines(run({"predict", out.string(), image}))[0]["classes"].size(), 3u);
+  EXPECT_EQ(lines(run({"predict", recipe.string(), image}))[0]["classes"].size(), 3u);
+
+  const std::pair<std::vector<std::string>, std::string> refusals[] = {
+      {{"eval", out.string(), on("odd")},
+       "odd: got the class \"d\", which is none of the model's 3"},
+      {{"eval", out.string(), "--on", "here"}, "--on: got \"here\", wanted NAME=PATH"},
+      {{"eval", out.string(), on("two"), "--split", "val"}, "wanted one of them"},
+      {{"eval", out.string(), "--data", (folder() / "two").string()}, "are not the model's"},
+      {{"eval", out.string(), "--set", "train.seed=1"}, "got --set with"},
+      {{"eval", (folder() / "recipe.json").string()}, "/head/type: got a head that knows no"},
+      {{"convert", (out / "adapter.safetensors").string(), (folder() / "o.pt").string()},
+       "its head is of the type \"cosine\""},
+  };
+  for (const auto& [words, says] : refusals) {
+    const Result refused = run(words);
+    EXPECT_EQ(refused.status, 2) << words[0];
+    EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+    EXPECT_NE(refused.err.find(says), std::string::npos) << refused.err << "lacks " << says;
+  }
+}
+
 }  // namespace
 }  // namespace convpass

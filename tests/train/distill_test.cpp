@@ -327,7 +327,7 @@ TEST_F(Distillation, BadInputIsOneLine) {
   // A teacher of other classes.
   std::ofstream(folder() / "teacher.json")
       << R"({"classes": ["a", "b", "d"], "input": {"size": 8, "mean": [0,0,0], "std": [1,1,1]}})";
-  EXPECT_NE(refusal(student()).find("whose class 2 is \"d\", wanted \"c\""), std::string::npos);
+  EXPECT_NE(refusal(student()).find("its class 2 is \"d\", wanted \"c\""), std::string::npos);
 }
 
 TEST_F(Distillation, ABitFromScratchLearnsAndNeedsNoCheckpointAfterwards) {

@@ -428,6 +428,8 @@ TEST_F(RecipeFiles, ThatContradictThemselvesAreRefused) {
       {R"({B, "augment": {"erasing_mode": "pixel"}})",
        "/augment/erasing_mode: got a setting of random erasing with augment.random_erasing 0"},
       {R"({B, "head": {"type": "none", "init": "zero"}})", "/head/init: got initial weights"},
+      {R"({B, "head": {"type": "cosine", "init": "zero"}})", "/head/init: got initial weights"},
+      {R"({B, "head": {"text": "t.safetensors"}})", "/head/text: got embeddings for another head"},
       {R"({B, "distill": {"view": "mix", "teachers": {}}, "augment": {"mix_style": "timm"}})",
        "/augment/mix_style: got \"timm\", wanted \"funmatch\" or nothing"},
       {R"({B, "distill": {"view": "mix", "teachers": {}}, "augment": {"cutmix": 1}})",

@@ -103,7 +103,7 @@ TEST_F(ShippedRuns, EveryRecipeBuildsOnATinyBackbone) {
     recipe.distill.teachers.clear();
     auto* convpass = std::get_if<ConvpassConfig>(&recipe.adapter);
     if (convpass && !convpass->blocks.empty()) convpass->blocks = {1};
-    if (recipe.head.type == HeadType::none) recipe.head.type = HeadType::linear;
+    if (recipe.head.type != HeadType::distilled) recipe.head.type = HeadType::linear;
     const int64_t classes = std::max<int64_t>(2, recipe.data.classes);
     const TunedModel model = build_for_training(recipe, classes);
     recipe.input.size = {};

@@ -14,7 +14,7 @@ namespace convpass {
 struct AdapterFile {
   static constexpr int kVersion = 1;
 
-  TensorMap weights;  ///< names as in TunedModel::trainable()
+  TensorMap weights;  ///< names as in TunedModel::state()
   BackboneIdentity backbone;
   std::array<int64_t, 2> image_size{224, 224};
   std::string pool = "auto";

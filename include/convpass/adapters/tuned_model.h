@@ -4,47 +4,10 @@
 #include <string>
 
 #include "convpass/adapters/adapter.h"
+#include "convpass/adapters/head.h"
 #include "convpass/models/backbone.h"
 
 namespace convpass {
-
-class FieldVisitor;
-
-enum class HeadType {
-  linear,
-  distilled,  ///< DeiT's two linear heads, on class and distillation token
-  none,       ///< the backbone's output is the logits: a TorchScript classifier
-};
-enum class HeadInit { torch_default, zero, xavier };
-
-/// Classifier on the backbone's features.
-struct HeadConfig {
-  HeadType type = HeadType::linear;
-  HeadInit init = HeadInit::torch_default;  ///< default: weight and bias uniform in +-1/sqrt(D)
-};
-void fields(FieldVisitor& visitor, HeadConfig& config);
-
-struct Head {
-  at::Tensor weight;  ///< [K, D], float32; undefined: the features are the logits
-  at::Tensor bias;    ///< [K], float32
-  /// The second head of DeiT (Touvron et al. 2021, arXiv 2012.12877), on the distillation token;
-  /// undefined otherwise.
-  at::Tensor distilled_weight{}, distilled_bias{};
-
-  /// What the two heads say, `[B, K]` float32 each; the same twice where there is one.
-  struct Answers {
-    at::Tensor labels;   ///< learns from the labels
-    at::Tensor teacher;  ///< learns from the teachers
-  };
-  /// features `[B, D]` (two heads: `[B, 2 D]`) of any float type.
-  Answers answers(const at::Tensor& features) const;
-  /// The logits `[B, K]` in float32: of two heads the mean.
-  at::Tensor forward(const at::Tensor& features) const;
-  /// Its tensors under their names in the adapter file ("head.weight", "head_dist.weight", ...).
-  std::vector<std::pair<std::string, at::Tensor*>> tensors();
-};
-/// Errors: Error for HeadType::none where the features are not as many as the classes.
-Head make_head(const HeadConfig& config, int64_t features, int64_t classes, uint64_t seed);
 
 /// Which weights a backbone holds, so that an adapter is never used on another one.
 struct BackboneIdentity {
@@ -61,7 +24,8 @@ struct BackboneIdentity {
 };
 
 /// Backbone, adapter and head. What is trainable is what is saved, and is whole parts: the head
-/// always, the adapter if there is one, the backbone, its buffers too, when it was set trainable.
+/// always, with its constants, the adapter if there is one, the backbone, its buffers too, when it
+/// was set trainable.
 struct TunedModel {
   std::unique_ptr<Backbone> backbone;
   BackboneIdentity identity;
@@ -84,7 +48,9 @@ struct TunedModel {
   NamedTensors trainable() const;
   /// Running statistics of a trainable backbone ("backbone." + timm name).
   NamedTensors buffers() const;
-  /// What a run changes and a file keeps: what is trainable, then the buffers.
+  /// What the head was given and nothing changes.
+  NamedTensors constants() const;
+  /// What a file keeps: what is trainable, then the buffers, then the constants.
   NamedTensors state() const;
   int64_t trainable_parameters() const;
   int64_t total_parameters() const;

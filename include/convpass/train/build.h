@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "convpass/adapters/adapter_file.h"
+#include "convpass/adapters/text_embeddings.h"
 #include "convpass/adapters/tuned_model.h"
 #include "convpass/models/backbone_checkpoint.h"
 #include "convpass/train/recipe.h"
@@ -27,6 +28,9 @@ TunedModel build_model(const Recipe& recipe, int64_t classes, LoadedCheckpoint* 
 /// folded into the backbone's weights where that can be.
 TunedModel build_for_inference(const Recipe& recipe, int64_t classes);
 
+/// What a cosine head starts from. Errors: FileError; RecipeError where the recipe names no file.
+TextEmbeddings class_texts(const Recipe& recipe);
+
 /// The input config with size, mean and std filled in from the backbone where the recipe leaves
 /// them.
 InputConfig resolve_input(const InputConfig& input, const TunedModel& model);
@@ -47,5 +51,9 @@ struct LoadedModel {
 LoadedModel load_tuned_model(const std::filesystem::path& adapter,
                              const std::filesystem::path& weights, DeviceChoice device,
                              Precision precision);
+
+/// The same before any training, which is zero-shot classification: with the head and the classes
+/// of class_texts(). Errors: RecipeError for a head of another type.
+LoadedModel load_untrained_model(const Recipe& recipe);
 
 }  // namespace convpass

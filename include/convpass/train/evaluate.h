@@ -11,9 +11,10 @@ namespace convpass {
 
 struct Metrics {
   int64_t images = 0;
-  double top1 = 0, top5 = 0;      ///< fractions
-  double loss = 0;                ///< mean cross-entropy
-  std::vector<double> per_class;  ///< top-1 of each class; NaN where the set has none
+  double top1 = 0, top5 = 0;  ///< fractions
+  double loss = 0;            ///< mean cross-entropy
+  std::vector<double>
+      per_class;  ///< top-1 of each of the set's classes; NaN where there is no image
 };
 
 struct SplitCache;
@@ -23,6 +24,9 @@ struct EvaluateOptions {
   int workers = 1;
   std::string what = "evaluating";   ///< for the progress line
   const SplitCache* kept = nullptr;  ///< what is kept of the data set's images, if anything
+  /// The model's class for each of the data set's: these alone are answers. Empty: the same
+  /// classes.
+  std::vector<int64_t> among{};
 };
 
 /// Runs the model over a data set without a graph.
