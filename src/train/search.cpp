@@ -96,6 +96,7 @@ SearchPlan::Trial trial_of(const fs::path& file, std::vector<std::string> sets,
     SearchPlan::Trial trial{setting, load_recipe(file, sets)};
     validate(trial.recipe, /*needs_data=*/true);
     trial.recipe.data.test.reset();
+    trial.recipe.train.best_on_test_every = 0;  // the chosen one sees the test split once
     return trial;
   } catch (const Error& error) {
     throw Error("--over " + text_of(setting) + ": " + error.what());
