@@ -8,7 +8,6 @@
 #include "convpass/core/json.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/trainer.h"
-#include "src/train/memory.h"
 
 namespace convpass {
 
@@ -41,7 +40,7 @@ at::Tensor StemCache::of(const Batch& batch) {
 
 void StemCache::report() const {
   std::string line = "cache: what the frozen part makes of " + where_ + " is computed once (" +
-                     mebibytes(static_cast<double>(kept_->row_bytes())) + " an image)";
+                     std::to_string((kept_->row_bytes() + 1023) / 1024) + " KiB an image)";
   if (kept_->room() < kept_->samples())
     line += "; there is room for " + std::to_string(kept_->room()) + " of " +
             std::to_string(kept_->samples()) +
