@@ -25,7 +25,7 @@ enum class HeadInit { torch_default, zero, xavier };
 struct HeadConfig {
   HeadType type = HeadType::linear;
   HeadInit init = HeadInit::torch_default;  ///< default: weight and bias uniform in +-1/sqrt(D)
-  std::filesystem::path text;               ///< cosine: the class-text embeddings it starts from
+  std::filesystem::path text{};             ///< cosine: the class-text embeddings it starts from
 };
 void fields(FieldVisitor& visitor, HeadConfig& config);
 
