@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -45,11 +46,6 @@ Descriptor open_regular(const std::filesystem::path& file, size_t& size) {
   if (!S_ISREG(status.st_mode)) throw FileError(file, "is not a regular file");
   size = static_cast<size_t>(status.st_size);
   return opened;
-}
-
-void sync(const std::filesystem::path& file) {
-  Descriptor opened(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (opened.get() < 0 || ::fsync(opened.get()) != 0) fail(file, "cannot be synced", errno);
 }
 
 /// Removes the temporary neighbour unless it was renamed.
@@ -117,12 +113,35 @@ void write_atomically(const std::filesystem::path& file,
     out.close();
     if (!out) fail(file, "cannot be written", errno != 0 ? errno : EIO);
   }
-  sync(neighbour.path);
+  sync_file(neighbour.path);
   if (::rename(neighbour.path.c_str(), file.c_str()) != 0) fail(file, "cannot be written", errno);
   neighbour.renamed = true;
   // The file is in place; that some file systems cannot sync a folder does not undo it.
   Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (opened.get() >= 0) ::fsync(opened.get());
+}
+
+void sync_file(const std::filesystem::path& file) {
+  Descriptor opened(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (opened.get() < 0 || ::fsync(opened.get()) != 0) fail(file, "cannot be synced", errno);
+}
+
+FolderLock::FolderLock(const std::filesystem::path& folder)
+    : opened_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (opened_ < 0) return;  // whoever uses the folder says why it cannot be used
+  struct stat held {
+  }, named{};
+  bool ours = ::flock(opened_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+  // Its former holder may have removed it between the two.
+  ours = ours && ::fstat(opened_, &held) == 0 && ::stat(folder.c_str(), &named) == 0 &&
+         held.st_ino == named.st_ino;
+  if (ours) return;
+  ::close(opened_);
+  throw FileError(folder, "another convpass is at work in it, wanted its end or another --out");
+}
+
+FolderLock::~FolderLock() {
+  if (opened_ >= 0) ::close(opened_);
 }
 
 void remove_leftovers(const std::filesystem::path& folder) {
@@ -131,7 +150,9 @@ void remove_leftovers(const std::filesystem::path& folder) {
     int pid = 0, counted = 0, read = 0;
     const std::string name = entry.path().filename().string();
     if (std::sscanf(name.c_str(), ".convpass-%d-%d.tmp%n", &pid, &counted, &read) < 2) continue;
-    if (static_cast<size_t>(read) != name.size() || ::kill(pid, 0) == 0) continue;
+    if (static_cast<size_t>(read) != name.size()) continue;
+    // A number of ours is that of an earlier process: in a container they repeat.
+    if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno == EPERM)) continue;
     std::filesystem::remove(entry.path(), none);
   }
 }

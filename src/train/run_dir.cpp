@@ -29,6 +29,7 @@ RunDir::RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume)
   if (!std::filesystem::is_directory(folder_))
     throw FileError(folder_, "cannot be made a run folder: " +
                                  (failure ? failure.message() : std::string("not a directory")));
+  lock_.emplace(folder_);
   remove_leftovers(folder_);
   const std::filesystem::path stored = folder_ / kRecipe;
   if (!resume)
@@ -73,14 +74,19 @@ void RunDir::begin(const Recipe& recipe, const std::string& made_from) const {
   write_atomically(stored, recipe_json(recipe) + "\n");
 }
 
+void RunDir::save_checkpoint(const TensorMap& state) const {
+  if (std::filesystem::exists(log_file())) sync_file(log_file());
+  save_pytorch(checkpoint(), state);
+}
+
 void RunDir::log(const std::string& line) const {
-  std::ofstream out(folder_ / "log.jsonl", std::ios::app);
+  std::ofstream out(log_file(), std::ios::app);
   out << line << '\n' << std::flush;
-  if (!out) throw FileError(folder_ / "log.jsonl", "cannot be written");
+  if (!out) throw FileError(log_file(), std::string("cannot be written: ") + std::strerror(errno));
 }
 
 void RunDir::cut_log(int64_t step) const {
-  const std::filesystem::path file = folder_ / "log.jsonl";
+  const std::filesystem::path file = log_file();
   std::ifstream in(file);
   if (!in) return;
   std::string kept;
@@ -100,13 +106,16 @@ std::string RunDir::result() const {
   if (!in) return {};
   std::string line;
   std::getline(in, line);
-  if (!nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false).is_object())
+  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("last") || !json.contains("test"))
     throw FileError(file,
-                    "is damaged, wanted one JSON object; without it --resume ends the run anew");
+                    "is damaged, wanted one JSON object with the evaluations; without it "
+                    "--resume ends the run anew");
   return line;
 }
 
 void RunDir::save_result(const std::string& line) const {
+  if (std::filesystem::exists(log_file())) sync_file(log_file());
   write_atomically(folder_ / "result.json", line + "\n");
 }
 

@@ -105,6 +105,7 @@ SearchFile::SearchFile(std::filesystem::path folder, const SearchPlan& plan, boo
   if (!std::filesystem::is_directory(folder_))
     throw FileError(folder_, "cannot be made the folder of a search: " +
                                  (failure ? failure.message() : std::string("not a directory")));
+  lock_.emplace(folder_);
   remove_leftovers(folder_);
   const std::filesystem::path file = folder_ / kName;
   std::ifstream in(file);
@@ -116,6 +117,7 @@ SearchFile::SearchFile(std::filesystem::path folder, const SearchPlan& plan, boo
                                      "--out");
     return;
   }
+  began_ = true;
   if (!resume)
     throw FileError(folder_, "holds a search already: give --resume to go on, or another --out");
   const Json json = Json::parse(in, nullptr, /*allow_exceptions=*/false);
@@ -137,6 +139,7 @@ SearchFile::SearchFile(std::filesystem::path folder, const SearchPlan& plan, boo
 }
 
 SearchFile::~SearchFile() {
+  if (began_) return;
   std::error_code ignored;
   for (const char* begun : {"trials", "final"})
     if (std::filesystem::exists(folder_ / begun, ignored)) return;

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <vector>
 
+#include "convpass/core/file.h"
 #include "convpass/train/search.h"
 
 namespace convpass {
@@ -12,8 +14,8 @@ namespace convpass {
 /// nothing of the time that anything took, so that a search that was killed ends in the same bytes.
 class SearchFile {
  public:
-  /// Makes the folder. Errors: FileError where `folder` holds a search and `resume` is false, one
-  /// of another plan, or a damaged search.json.
+  /// Makes the folder and holds it. Errors: FileError where `folder` holds a search and `resume` is
+  /// false, one of another plan, or a damaged search.json, or where another process is at work.
   SearchFile(std::filesystem::path folder, const SearchPlan& plan, bool resume);
   /// Leaves nothing behind where no trial has begun.
   ~SearchFile();
@@ -26,7 +28,9 @@ class SearchFile {
 
  private:
   std::filesystem::path folder_;
-  bool made_;  ///< the folder, which was not there
+  bool made_;           ///< the folder, which was not there
+  bool began_ = false;  ///< search.json, which was there
+  std::optional<FolderLock> lock_;
   const SearchPlan& plan_;
   std::vector<Trial> trials_;
 };

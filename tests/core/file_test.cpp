@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <csignal>
 #include <stdexcept>
@@ -51,7 +52,9 @@ TEST(WriteAtomically, ReplacesTheFileAndLeavesNothingElse) {
 TEST(RemoveLeftovers, TakesWhatKilledWritersLeftAndNothingElse) {
   TempFolder folder;
   write_text(folder / ".convpass-2147483646-3.tmp", "no such process");
-  write_text(folder / (".convpass-" + std::to_string(::getpid()) + "-3.tmp"), "this process");
+  write_text(folder / (".convpass-" + std::to_string(::getppid()) + "-3.tmp"), "a living process");
+  // In a container the number of a process is that of the one before it.
+  write_text(folder / (".convpass-" + std::to_string(::getpid()) + "-3.tmp"), "its number is ours");
   write_text(folder / ".convpass-x.tmp", "another's name");
   write_text(folder / "kept", "kept");
   remove_leftovers(folder.path());
@@ -101,6 +104,28 @@ TEST(WriteAtomically, WritesNamesAsLongAsTheFileSystemTakes) {
   const std::string name(255, 'n');
   write_atomically(folder / name, "x");
   EXPECT_EQ(read_text(folder / name), "x");
+}
+
+TEST(FolderLock, HoldsAFolderUntilItGoes) {
+  TempFolder folder;
+  {
+    const FolderLock lock(folder.path());
+    EXPECT_THROW(FolderLock{folder.path()}, FileError);
+    EXPECT_EQ(files_in(folder), 0u);
+    const pid_t child = ::fork();  // another process sees it too
+    if (child == 0) {
+      try {
+        FolderLock other(folder.path());
+        ::_exit(0);
+      } catch (const FileError&) {
+        ::_exit(7);
+      }
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(WEXITSTATUS(status), 7);
+  }
+  const FolderLock again(folder.path());
 }
 
 }  // namespace

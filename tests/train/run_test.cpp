@@ -67,6 +67,34 @@ TEST_F(Runs, SixStepsEqualThreeThenResumeThenThree) {
   }
 }
 
+TEST_F(Runs, LogNothingTwiceWhereTheyWereCutBeforeACheckpoint) {
+  const Recipe recipe = tiny_recipe({"train.epochs=2", "train.save_every=4"});
+  train(recipe, folder() / "whole", false);
+  leave_killed_run(recipe, folder() / "cut", 4);
+  std::filesystem::remove(folder() / "cut/checkpoint.pt");
+  std::ofstream(folder() / "cut/log.jsonl") << R"({"step": 4, "loss": 1.0})"
+                                            << "\n{\"step\": 8, \"lo";
+  train(recipe, folder() / "cut", true);
+  std::vector<std::string> lines[2];
+  for (size_t i = 0; i < 2; ++i) {
+    std::ifstream log(folder() / (i == 0 ? "whole" : "cut") / "log.jsonl");
+    for (std::string line; std::getline(log, line);)
+      lines[i].push_back(nlohmann::json::parse(line)["loss"].dump());
+  }
+  EXPECT_EQ(lines[0], lines[1]);
+}
+
+TEST_F(Runs, AreNotTwoInOneFolder) {
+  std::filesystem::create_directories(folder() / "run");
+  const FolderLock other(folder() / "run");
+  try {
+    train(tiny_recipe({"train.epochs=1"}), folder() / "run", false);
+    ADD_FAILURE() << "two runs";
+  } catch (const FileError& error) {
+    EXPECT_NE(std::string(error.what()).find("another convpass is at work"), std::string::npos);
+  }
+}
+
 TEST_F(Runs, AreRepeatableAndTheSeedMatters) {
   auto bytes = [&](const std::string& name, std::vector<std::string> sets) {
     train(tiny_recipe(std::move(sets)), folder() / name, false);

@@ -7,6 +7,7 @@
 #include <ostream>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace convpass {
@@ -38,6 +39,24 @@ std::vector<uint8_t> read_file(const std::filesystem::path& file);
 void write_atomically(const std::filesystem::path& file,
                       const std::function<void(std::ostream&)>& write);
 void write_atomically(const std::filesystem::path& file, const std::string& text);
+
+/// Returns when what was written to a file has reached the disk. Errors: FileError.
+void sync_file(const std::filesystem::path& file);
+
+/// Holds a folder for this process: a second one is refused until the first lets go or ends,
+/// however it ends. Leaves nothing in the folder. Where the file system knows no locks, none is
+/// held.
+class FolderLock {
+ public:
+  /// Errors: FileError where the folder is held already.
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(FolderLock&& other) noexcept : opened_(std::exchange(other.opened_, -1)) {}
+  FolderLock& operator=(FolderLock&&) = delete;
+
+ private:
+  int opened_;
+};
 
 /// Removes from `folder` the temporary neighbours of writers that were killed; those of living
 /// processes stay.

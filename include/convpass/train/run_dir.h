@@ -1,8 +1,10 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
+#include "convpass/core/file.h"
 #include "convpass/core/tensor_map.h"
 #include "convpass/train/recipe.h"
 
@@ -14,8 +16,8 @@ namespace convpass {
 /// at all; the log is cut back to the checkpoint when a run is resumed.
 class RunDir {
  public:
-  /// Makes the folder. Errors: Error when `folder` holds a run and `resume` is false, or a run of
-  /// another recipe.
+  /// Makes the folder and holds it. Errors: Error when `folder` holds a run and `resume` is false,
+  /// or a run of another recipe, or when another process is at work in it.
   RunDir(std::filesystem::path folder, const Recipe& recipe, bool resume);
   /// Removes the folders that it made where nothing was put into them.
   ~RunDir();
@@ -33,9 +35,11 @@ class RunDir {
   const std::filesystem::path& folder() const { return folder_; }
 
   bool has_checkpoint() const { return std::filesystem::exists(checkpoint()); }
+  std::filesystem::path log_file() const { return folder_ / "log.jsonl"; }
   std::filesystem::path checkpoint() const { return folder_ / "checkpoint.pt"; }
   TensorMap load_checkpoint() const { return load_tensors(checkpoint()); }
-  void save_checkpoint(const TensorMap& state) const { save_pytorch(checkpoint(), state); }
+  /// After what was logged before it: none is without its log, even after a power cut.
+  void save_checkpoint(const TensorMap& state) const;
 
   /// Appends one JSON line, which has a member "step".
   void log(const std::string& line) const;
@@ -49,6 +53,7 @@ class RunDir {
  private:
   std::filesystem::path folder_;
   std::filesystem::path above_;  ///< the folder that was there already
+  std::optional<FolderLock> lock_;
 };
 
 }  // namespace convpass
