@@ -45,15 +45,25 @@ void cut(Dataset& dataset, const DatasetConfig& config) {
   dataset.keep(kept);
 }
 
-// Names that only count: such a split does not know what its classes are called.
-bool numbered(const std::vector<std::string>& classes) {
+}  // namespace
+
+std::filesystem::path file_of(const std::string& name) {
+  std::error_code none;
+  std::string file = name;
+  while (!std::filesystem::exists(file, none)) {
+    const size_t part = file.rfind('#');
+    if (part == std::string::npos) return name;
+    file.resize(part);
+  }
+  return file;
+}
+
+bool are_counted(const std::vector<std::string>& classes) {
   for (size_t i = 0; i < classes.size(); ++i) {
     if (classes[i] != std::to_string(i)) return false;
   }
   return true;
 }
-
-}  // namespace
 
 std::vector<std::vector<int64_t>> members_by_class(const Dataset& dataset) {
   std::vector<std::vector<int64_t>> members(dataset.classes().size());
@@ -183,8 +193,8 @@ void require_labels(const Dataset& dataset, const std::string& where, const std:
 
 void check_same_classes(const Dataset& train, const Dataset& other, const std::string& where) {
   const std::vector<std::string>&ours = train.classes(), &theirs = other.classes();
-  if (!train.labelled() && numbered(ours) && ours.size() == theirs.size()) return;
-  if (numbered(theirs)) {
+  if (!train.labelled() && are_counted(ours) && ours.size() == theirs.size()) return;
+  if (are_counted(theirs)) {
     if (theirs.size() > ours.size()) {
       throw Error(where + ": got labels of " + std::to_string(theirs.size()) +
                   " classes, the training set has " + std::to_string(ours.size()));

@@ -47,7 +47,8 @@ ArrayDataset::ArrayDataset(ImageArray array, std::vector<int64_t> labels,
 }
 
 std::string ArrayDataset::name(int64_t index) const {
-  return array_.file.string() + "#" + std::to_string(positions_[static_cast<size_t>(index)]);
+  return array_.file.string() + (array_.part.empty() ? "" : "#" + array_.part) + "#" +
+         std::to_string(positions_[static_cast<size_t>(index)]);
 }
 
 Image ArrayDataset::image(int64_t index) const {

@@ -28,6 +28,7 @@ class FileDataset : public Dataset {
 /// Equally sized 8-bit images one behind the other in memory.
 struct ImageArray {
   std::filesystem::path file;  ///< for messages
+  std::string part = {};       ///< of a file that holds several arrays
   std::shared_ptr<const void> owner = {};
   const uint8_t* data = nullptr;
   int64_t count = 0, height = 0, width = 0;

@@ -57,6 +57,7 @@ std::unique_ptr<Dataset> open_source(const NpzSource& source, const DecodeOption
                               numbers.const_data_ptr<int64_t>() + numbers.numel());
   auto owner = std::make_shared<at::Tensor>(images.contiguous());
   ImageArray array{.file = source.path,
+                   .part = source.images,
                    .data = owner->const_data_ptr<uint8_t>(),
                    .count = images.size(0),
                    .height = images.size(1),

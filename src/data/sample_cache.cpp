@@ -42,6 +42,12 @@ int64_t CacheBudget::rows(int64_t& left, int64_t wanted, int64_t row_bytes) {
   return taken;
 }
 
+void CacheBudget::give(int64_t memory_bytes, int64_t disk_bytes) {
+  std::lock_guard lock(mutex_);
+  memory_ += memory_bytes;
+  disk_ += disk_bytes;
+}
+
 std::shared_ptr<const ImageCache::Images> ImageCache::get(int64_t sample,
                                                           const std::function<Images()>& make) {
   std::shared_ptr<const Images>& slot = images_[static_cast<size_t>(sample)];
@@ -53,7 +59,10 @@ std::shared_ptr<const ImageCache::Images> ImageCache::get(int64_t sample,
   int64_t bytes = 0;
   for (const Image& image : *images) bytes += static_cast<int64_t>(image.pixels.size());
   std::lock_guard lock(mutex_);
-  if (!slot && budget_->take(bytes)) slot = images;
+  if (!slot && budget_->take(bytes)) {
+    slot = images;
+    bytes_ += bytes;
+  }
   return images;
 }
 
@@ -64,6 +73,7 @@ SampleTensors::SampleTensors(int64_t samples, std::shared_ptr<CacheBudget> budge
 
 SampleTensors::~SampleTensors() {
   if (disk_ != nullptr) ::munmap(disk_, static_cast<size_t>(disk_rows_ * row_bytes_));
+  budget_->give(memory_rows_ * row_bytes_, disk_rows_ * row_bytes_);
 }
 
 void SampleTensors::reserve(const at::Tensor& values) {

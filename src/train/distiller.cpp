@@ -27,9 +27,8 @@ std::string images_hash(const Dataset& dataset) {
   std::string text;
   for (int64_t i = 0; i < dataset.size(); ++i) {
     const std::string name = dataset.name(i);
-    std::error_code none;  // "images.gz#17" stands for a part of a file
-    auto bytes = std::filesystem::file_size(name, none);
-    if (none) bytes = std::filesystem::file_size(name.substr(0, name.rfind('#')), none);
+    std::error_code none;
+    const auto bytes = std::filesystem::file_size(file_of(name), none);
     text += name + ' ' + std::to_string(bytes) + ' ' + std::to_string(dataset.label(i)) + '\n';
   }
   return c10::sha1(text).str();
@@ -106,9 +105,9 @@ void Distiller::check_classes_of(size_t teacher, const std::vector<std::string>&
   const std::vector<std::string>& theirs = teachers_[teacher]->classes();
   const std::string difference = class_difference(theirs, classes, whose);
   if (!difference.empty()) refuse(teacher, difference);
-  if (are_numbers(theirs) && !are_numbers(classes))
+  if (are_counted(theirs) && !are_counted(classes))
     say("distill.teachers/" + std::to_string(teacher) +
-        ": its classes are numbers, so whether they stand in the order of " + whose +
+        ": its classes have no names, so whether they stand in the order of " + whose +
         " is not checked");
 }
 
@@ -343,8 +342,8 @@ void Distiller::check_store(const Dataset& dataset) const {
     throw FileError(file, std::string("cannot be written: ") + std::strerror(errno));
 }
 
-bool Distiller::ask_ahead(const Dataset& dataset, CacheBudget& budget) {
-  if (config_.store.file.empty()) return !config_.fixed() || hold_fixed(dataset, budget);
+bool Distiller::ask_ahead(const Dataset& dataset, RunCache& cache) {
+  if (config_.store.file.empty()) return !config_.fixed() || hold_fixed(dataset, cache);
   const PredictionShape rows = shape(dataset);
   const MadeFrom from = made_from(dataset);
   auto produce = [&](const PutBatch& put) {
@@ -358,13 +357,13 @@ bool Distiller::ask_ahead(const Dataset& dataset, CacheBudget& budget) {
   return true;
 }
 
-bool Distiller::hold_fixed(const Dataset& dataset, CacheBudget& budget) {
+bool Distiller::hold_fixed(const Dataset& dataset, RunCache& cache) {
   const PredictionShape of = shape(dataset);
   int64_t values = of.teachers * of.classes;  // of one image
   if (asks_features())
     for (const auto& teacher : teachers_) values += teacher->feature_dim();
   const int64_t bytes = of.rows * values * static_cast<int64_t>(sizeof(float));
-  if (!budget.take(bytes))
+  if (!cache.take_answers(bytes))
     throw RecipeError(recipe_.file, "/data/cache_mb",
                       "got less than the " + mebibytes(static_cast<double>(bytes)) +
                           " that the teachers' answers to " + std::to_string(of.rows) +

@@ -11,6 +11,7 @@
 #include "convpass/train/recipe.h"
 #include "convpass/train/teacher.h"
 #include "src/train/made_from.h"
+#include "src/train/run_cache.h"
 #include "src/train/step_plan.h"
 #include "src/train/stored_predictions.h"
 
@@ -42,7 +43,7 @@ class Distiller {
   void check_store(const Dataset& dataset) const;
   /// Asks once what fixed or stored views need. False when a signal stopped it. Errors: Error.
   /// Answers that are held in memory come off the budget.
-  bool ask_ahead(const Dataset& dataset, CacheBudget& budget);
+  bool ask_ahead(const Dataset& dataset, RunCache& cache);
 
   /// The teachers' answers for a batch, on the student's device.
   std::vector<TeacherOutput> ask(const Batch& batch, const MixDraw& mix) const;
@@ -71,7 +72,7 @@ class Distiller {
   std::vector<View> own_views() const;
   bool ask_fixed(const Dataset& dataset, const PutBatch& put) const;
   bool ask_replayed(const Dataset& dataset, const PutBatch& put) const;
-  bool hold_fixed(const Dataset& dataset, CacheBudget& budget);
+  bool hold_fixed(const Dataset& dataset, RunCache& cache);
   /// The batches of all that is stored.
   struct Layout {
     StepPlan plan;

@@ -1,15 +1,41 @@
 #include "src/train/run_cache.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "convpass/core/json.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/trainer.h"
 
 namespace convpass {
+
+namespace {
+
+/// Of these rows of `images`. On the CPU each by itself, several at a time: the order in which a
+/// product of many rows is summed depends on their number, and what an image gives must not hang on
+/// which others came with it, on how far the workers are ahead or on where a run was cut.
+at::Tensor stems_of(const TunedModel& model, const at::Tensor& images,
+                    const std::vector<int64_t>& rows) {
+  at::NoGradGuard no_grad;
+  if (!model.device().is_cpu())
+    return model.stem(images.index_select(0, at::tensor(rows, at::kLong)).to(model.device()));
+  // One image alone is computed twice: else all threads would share its products.
+  std::vector<at::Tensor> stems(std::max<size_t>(rows.size(), 2));
+  at::parallel_for(0, std::ssize(stems), /*grain_size=*/1, [&](int64_t begin, int64_t end) {
+    at::NoGradGuard none_here_either;
+    for (int64_t i = begin; i < end; ++i)
+      stems[static_cast<size_t>(i)] =
+          model.stem(images.narrow(0, rows[static_cast<size_t>(i) % rows.size()], 1));
+  });
+  stems.resize(rows.size());
+  return at::cat(stems);
+}
+
+}  // namespace
 
 at::Tensor StemCache::of(const Batch& batch) {
   std::vector<int64_t> known, known_rows, missing, missing_rows;
@@ -19,13 +45,7 @@ at::Tensor StemCache::of(const Batch& batch) {
     (blank ? known_rows : missing_rows).push_back(static_cast<int64_t>(row));
   }
   if (missing.empty()) return kept_->take(known).to(model_.device());
-  const at::Tensor rows = at::tensor(missing_rows, at::kLong);
-  at::Tensor computed;
-  {
-    at::NoGradGuard no_grad;
-    const at::Tensor images = known.empty() ? batch.images : batch.images.index_select(0, rows);
-    computed = model_.stem(images.to(model_.device()));
-  }
+  const at::Tensor computed = stems_of(model_, batch.images, missing_rows);
   const bool first = kept_->row_bytes() == 0;
   kept_->put(missing, computed);
   if (first) report();
@@ -33,7 +53,7 @@ at::Tensor StemCache::of(const Batch& batch) {
   std::vector<int64_t> shape = computed.sizes().vec();
   shape.front() = static_cast<int64_t>(batch.indices.size());
   at::Tensor all = at::empty(shape, computed.options());
-  all.index_copy_(0, rows.to(all.device()), computed);
+  all.index_copy_(0, at::tensor(missing_rows, at::kLong).to(all.device()), computed);
   return all.index_copy_(0, at::tensor(known_rows, at::kLong).to(all.device()),
                          kept_->take(known).to(all.device()));
 }
@@ -70,6 +90,15 @@ std::string key_of(const DataConfig& data, const std::string& where) {
   return where + " " + write_json_fields(images);
 }
 
+/// Of the images of a split, as they are decoded. The files may change between two runs.
+std::string key_of(const Recipe& recipe, const Dataset& split, const std::string& where) {
+  uint64_t names = 0;
+  for (int64_t i = 0; i < split.size(); ++i)
+    names = names * 31 + std::hash<std::string>()(split.name(i));
+  return key_of(recipe.data, where) + " " + std::to_string(split.size()) + " " +
+         std::to_string(names) + (recipe.input.exif_orientation ? " turned" : "");
+}
+
 /// All that a stem depends on besides the images and their view.
 std::string stem_key(const TunedModel& model, const Recipe& recipe) {
   BackboneConfig backbone = recipe.backbone;
@@ -78,6 +107,7 @@ std::string stem_key(const TunedModel& model, const Recipe& recipe) {
   while (adapter && blocks < model.backbone->depth() && !adapter->touches(blocks)) ++blocks;
   return model.identity.hash + " " + write_json_fields(backbone) + " " +
          (adapter ? std::to_string(blocks) + " blocks" : "features") + " " +
+         std::to_string(model.backbone->feature_dim()) + " " +
          kPrecisionNames[static_cast<size_t>(recipe.train.precision)] + " " + model.device().str();
 }
 
@@ -95,7 +125,7 @@ SplitCache RunCache::always_same(const TunedModel& model, const Dataset& split,
   SplitCache cache;
   if (!on_) return cache;
   InputConfig input = view.input();
-  const std::string key = key_of(recipe.data, where) + " " + write_json_fields(input);
+  const std::string key = key_of(recipe, split, where) + " " + write_json_fields(input);
   if (!model.has_stem()) {
     cache.images = images(key, split);
     return cache;
@@ -123,9 +153,16 @@ SplitCache RunCache::for_training(const TunedModel& model, const Dataset& train,
     return view.pipeline->random() && !view.fixed;
   });
   // Teachers' views beside one that never changes are this run's own.
-  cache.images = changing ? images(key_of(recipe.data, where), train)
+  cache.images = changing ? images(key_of(recipe, train, where), train)
                           : std::make_shared<ImageCache>(train.size(), budget_);
   return cache;
+}
+
+bool RunCache::take_answers(int64_t bytes) {
+  if (bytes <= answers_) return true;
+  if (!budget_->take(bytes - answers_)) return false;
+  answers_ = bytes;
+  return true;
 }
 
 bool RunCache::known_whole(const DataConfig& data) const {

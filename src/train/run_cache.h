@@ -57,8 +57,6 @@ class RunCache {
                                               folder)),
         on_(config.cache_mb > 0 || config.cache_disk_mb > 0) {}
 
-  const std::shared_ptr<CacheBudget>& budget() const { return budget_; }
-
   /// Of data.val, on which the model is evaluated again and again: its view is always the same.
   SplitCache for_evaluation(const TunedModel& model, const Dataset& val, const Recipe& recipe,
                             const ImagePipeline& view);
@@ -67,6 +65,10 @@ class RunCache {
   /// images, or all views if none of them changes.
   SplitCache for_training(const TunedModel& model, const Dataset& train, const Recipe& recipe,
                           const std::vector<View>& views);
+
+  /// Takes memory off the budget for the teachers' answers of one run after another; or nothing,
+  /// and false.
+  bool take_answers(int64_t bytes);
 
   /// Whether all images of these data were found whole, so that they need not be looked at again.
   bool known_whole(const DataConfig& data) const;
@@ -82,6 +84,7 @@ class RunCache {
 
   std::shared_ptr<CacheBudget> budget_;
   bool on_;
+  int64_t answers_ = 0;
   std::map<std::string, std::shared_ptr<SampleTensors>> stems_;
   std::map<std::string, std::shared_ptr<ImageCache>> images_;
   std::set<std::string> whole_;

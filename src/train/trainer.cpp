@@ -86,7 +86,7 @@ class Trainer {
 
   TrainOutcome run() {
     if (stop_requested()) return {};  // while images were checked
-    if (distiller_ && !distiller_->ask_ahead(*splits_.train, *cache_->budget())) return {};
+    if (distiller_ && !distiller_->ask_ahead(*splits_.train, *cache_)) return {};
     if (run_.has_checkpoint()) {
       const TensorMap saved = run_.load_checkpoint();
       try {
@@ -94,9 +94,9 @@ class Trainer {
       } catch (const Error& error) {
         throw FileError(run_.checkpoint(), error.what());
       }
-      run_.cut_log(step_);
       say("resuming at step " + std::to_string(step_) + " of " + std::to_string(total_steps_));
     }
+    run_.cut_log(step_);  // what was logged after the last checkpoint is done again
     say(model_.backbone->describe() + ": " + std::to_string(model_.trainable_parameters()) +
         " of " + std::to_string(model_.total_parameters()) + " parameters train, " +
         std::to_string(splits_.train->size()) + " images, " + std::to_string(total_steps_) +

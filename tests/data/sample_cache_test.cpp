@@ -83,6 +83,23 @@ TEST(SampleTensors, MayBeAskedWhileTheyArePut) {
   EXPECT_TRUE(at::equal(kept.take({kSamples - 1}), values_of({kSamples - 1})));
 }
 
+TEST(CacheBudget, GetsBackWhatACacheHeldWhenItGoes) {
+  const auto budget = std::make_shared<CacheBudget>(100);
+  {
+    ImageCache images(2, budget);
+    images.get(0, [] { return ImageCache::Images{Image{3, 4, std::vector<uint8_t>(36)}}; });
+    EXPECT_FALSE(budget->take(65));
+  }
+  EXPECT_TRUE(budget->take(100));
+  budget->give(100);
+  {
+    SampleTensors tensors(2, budget);
+    tensors.put({0}, at::zeros({1, 5}));
+    EXPECT_FALSE(budget->take(61));
+  }
+  EXPECT_TRUE(budget->take(100));
+}
+
 TEST(CacheBudget, GivesOutNoMoreThanItHas) {
   CacheBudget budget(100, 10);
   EXPECT_FALSE(budget.take(101));

@@ -81,6 +81,60 @@ TEST_F(KeptStems, SurviveAKill) {
             read_file(folder() / "cut/adapter.safetensors"));
 }
 
+TEST_F(KeptStems, DoNotHangOnWhichImagesCameTogether) {
+  // Wide enough, and of few enough tokens, for products of few rows to be summed otherwise.
+  VitConfig config;
+  config.width = 384;
+  config.heads = 6;
+  config.hidden = 1536;
+  config.depth = 2;
+  config.patch = 8;
+  config.grid_height = config.grid_width = 2;
+  save_safetensors(weights(), Vit::random_weights(config, 3));
+  std::ofstream(folder() / "weights/config.json") << R"({"model_args": {"num_heads": 6}})";
+  const TunedModel model = build_model(tiny_recipe({"adapter.type=none"}), 3);
+  const at::Tensor images = at::rand({9, 3, 16, 16});
+  auto stem_of = [&](const std::vector<int64_t>& together) {
+    // All are known but these; what is known is not computed.
+    StemCache stems(model,
+                    std::make_shared<SampleTensors>(9, std::make_shared<CacheBudget>(1 << 30)),
+                    "a test");
+    Batch batch;
+    batch.images = images;
+    batch.indices = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+    stems.of(batch);
+    batch.blanks.assign(9, true);
+    for (int64_t image : together) batch.blanks[static_cast<size_t>(image)] = false;
+    return stems.of(batch);
+  };
+  const at::Tensor whole = stem_of({0, 1, 2, 3, 4, 5, 6, 7, 8});
+  for (const auto& together : std::vector<std::vector<int64_t>>{{4}, {0, 8}, {1, 2, 3, 5, 7}})
+    EXPECT_TRUE(at::equal(stem_of(together), whole)) << together.size();
+}
+
+TEST_F(KeptStems, DoNotHangOnTheNumberOfWorkers) {
+  const Sets sets{"adapter.type=none", "train.batch_size=9", "train.epochs=4"};
+  std::vector<TensorMap> adapters;
+  for (const char* workers : {"train.workers=1", "train.workers=4"}) {
+    Sets with = sets;
+    with.push_back(workers);
+    train(tiny_recipe(with), folder() / workers, false);
+    adapters.push_back(load_adapter(folder() / workers / "adapter.safetensors").weights);
+  }
+  for (const auto& [name, tensor] : adapters[0].tensors)
+    EXPECT_TRUE(at::equal(tensor, adapters[1].at(name))) << name;
+}
+
+TEST_F(KeptStems, AndTeachersAnswersAreInTheBudgetOnce) {
+  DataConfig data;
+  data.cache_mb = 1;
+  RunCache cache(data, folder());
+  EXPECT_TRUE(cache.take_answers(600 << 10));
+  EXPECT_TRUE(cache.take_answers(600 << 10));  // of the next run
+  EXPECT_TRUE(cache.take_answers(1 << 20));
+  EXPECT_FALSE(cache.take_answers((1 << 20) + 1));
+}
+
 TEST_F(KeptStems, MayLieOnDiskOrFitInPart) {
   const Recipe recipe = tiny_recipe({"adapter.blocks=[1]"});
   const TunedModel model = build_model(recipe, 3);

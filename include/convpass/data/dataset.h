@@ -100,7 +100,9 @@ class Dataset {
   const std::vector<int64_t>& labels() const { return labels_; }
   /// Without labels: as many as open_dataset was told, perhaps none.
   const std::vector<std::string>& classes() const { return classes_; }
-  /// What to call sample `index` in a message: a path, or "train-images-idx3-ubyte.gz#17".
+  /// What to call sample `index` in a message: a path, or where one file holds several
+  /// "train-images-idx3-ubyte.gz#17", "medmnist.npz#train_images#17". An image has no other name in
+  /// another split of the same files.
   virtual std::string name(int64_t index) const = 0;
   /// Decodes. Errors: FileError.
   virtual Image image(int64_t index) const = 0;
@@ -141,6 +143,12 @@ HeldOut hold_out(std::shared_ptr<const Dataset> whole, const HeldOutSource& sour
 /// neither.
 std::unique_ptr<Dataset> joined(std::shared_ptr<const Dataset> first,
                                 std::shared_ptr<const Dataset> second);
+
+/// The file that the image of this name lies in.
+std::filesystem::path file_of(const std::string& name);
+
+/// Whether the names only count, 0, 1, 2, ...: such classes are not known by name.
+bool are_counted(const std::vector<std::string>& classes);
 
 /// Errors: Error when `dataset` has no labels; `purpose` says what they are needed for.
 void require_labels(const Dataset& dataset, const std::string& where, const std::string& purpose);

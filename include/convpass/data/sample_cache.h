@@ -32,6 +32,8 @@ class CacheBudget {
   int64_t take_disk_rows(int64_t wanted, int64_t row_bytes) {
     return rows(disk_, wanted, row_bytes);
   }
+  /// Gives back what was taken.
+  void give(int64_t memory_bytes, int64_t disk_bytes = 0);
   const std::filesystem::path& folder() const { return folder_; }
 
  private:
@@ -52,12 +54,16 @@ class ImageCache {
 
   ImageCache(int64_t samples, std::shared_ptr<CacheBudget> budget)
       : budget_(std::move(budget)), images_(static_cast<size_t>(samples)) {}
+  ~ImageCache() { budget_->give(bytes_); }
+  ImageCache(const ImageCache&) = delete;
+  ImageCache& operator=(const ImageCache&) = delete;
   /// What is kept of a sample, else what `make` returns, which is kept from then on if it fits.
   std::shared_ptr<const Images> get(int64_t sample, const std::function<Images()>& make);
 
  private:
   std::shared_ptr<CacheBudget> budget_;
   std::mutex mutex_;
+  int64_t bytes_ = 0;  ///< of the budget
   std::vector<std::shared_ptr<const Images>> images_;
 };
 
