@@ -12,6 +12,7 @@
 #include "convpass/core/json.h"
 #include "convpass/train/progress.h"
 #include "convpass/train/trainer.h"
+#include "src/train/run_cache.h"
 #include "src/train/search_file.h"
 #include "src/train/splits.h"
 #include "src/train/trial_grid.h"
@@ -58,9 +59,11 @@ void check_base(const Recipe& recipe) {
 
 /// Where two data sets hold the same image it has the same name there.
 std::string place_of(const Dataset& dataset, int64_t index) {
+  const std::string name = dataset.name(index);
+  const fs::path file = file_of(name);
   std::error_code none;
-  const fs::path name = dataset.name(index), whole = fs::weakly_canonical(name, none);
-  return (none ? name : whole).string();
+  const fs::path whole = fs::weakly_canonical(file, none);
+  return (none ? file : whole).string() + name.substr(file.string().size());
 }
 
 /// Errors: RecipeError where an image to train on or to choose by is one of the test split.
@@ -103,7 +106,30 @@ SearchPlan::Trial trial_of(const fs::path& file, std::vector<std::string> sets,
   }
 }
 
-/// On the weights that a run keeps, as its log's last line has it.
+/// So that a setting that no model can have is told before any trial has been trained. Errors:
+/// Error.
+void check_models(const SearchPlan& plan, LoadedCheckpoint& checkpoint) {
+  const auto train = open_split(plan.recipe, Split::train, plan.recipe.data.classes);
+  const auto classes = std::ssize(train->classes());
+  if (classes == 0) return;  // teachers name them
+  std::set<std::string> built;
+  for (const SearchPlan::Trial& trial : plan.trials) {
+    Recipe model = trial.recipe;
+    model.optimizer = {};
+    model.schedule = {};
+    model.loss = {};
+    model.augment = {};
+    if (!built.insert(recipe_hash(model)).second) continue;
+    try {
+      build_model(trial.recipe, classes, &checkpoint);
+    } catch (const Error& error) {
+      throw Error("--over " + text_of(trial.setting) + ": " + error.what());
+    }
+  }
+}
+
+/// On the weights that a run keeps, as its log's last line has it. Errors: DivergedError where the
+/// loss on val is not finite.
 ValScore last_score(const fs::path& run, const Recipe& recipe) {
   const fs::path file = run / "log.jsonl";
   std::ifstream in(file);
@@ -112,6 +138,8 @@ ValScore last_score(const fs::path& run, const Recipe& recipe) {
   try {
     const auto json = nlohmann::json::parse(last);
     const auto& val = json.at(recipe.train.ema.decay > 0 ? "val_average" : "val");
+    if (val.at("loss").is_null())
+      throw DivergedError(run.string() + ": the loss on val is not finite");
     ValScore score{val.at("images").get<int64_t>(), 0, val.at("loss").get<double>()};
     score.right = std::llround(val.at("top1").get<double>() * static_cast<double>(score.images));
     return score;
@@ -161,12 +189,14 @@ class Search {
         ended_(ended),
         cache_(shared_cache(plan.recipe.data, out_)) {
     outcome_.trials = file.trials();
+    check_models(plan, cache_->checkpoint());
   }
 
   SearchOutcome run() {
     file_.save(outcome_);
     say(std::to_string(plan_.trials.size()) + " trials, each with " +
-        std::to_string(plan_.options.seeds) + " seeds, in " + out_.string());
+        std::to_string(plan_.options.seeds) + (plan_.options.seeds == 1 ? " seed" : " seeds") +
+        ", in " + out_.string());
     for (Trial& trial : outcome_.trials) alive_.push_back(&trial);
     const size_t rungs = plan_.rungs().size();
     for (size_t rung = 0; rung < rungs; ++rung)

@@ -182,12 +182,6 @@ inline std::string big_endian(uint32_t value) {
   std::string bytes = little_endian(value, 4);
   return {bytes.rbegin(), bytes.rend()};
 }
-/// Version 1 of the npy format.
-inline std::string npy(const std::string& type, const std::string& shape, const std::string& data) {
-  const std::string header =
-      "{'descr': '" + type + "', 'fortran_order': False, 'shape': " + shape + ", }\n";
-  return "\x93NUMPY\x01" + std::string(1, '\0') + little_endian(header.size(), 2) + header + data;
-}
 inline std::string safetensors(const std::string& header, const std::string& data) {
   return little_endian(header.size(), 8) + header + data;
 }

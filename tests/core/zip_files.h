@@ -49,4 +49,11 @@ inline void set_in_directory(std::string& zip, const std::string& name, size_t f
   zip.replace(at - 46 + field, 4, little_endian(value, 4));
 }
 
+/// Version 1 of the npy format.
+inline std::string npy(const std::string& type, const std::string& shape, const std::string& data) {
+  const std::string header =
+      "{'descr': '" + type + "', 'fortran_order': False, 'shape': " + shape + ", }\n";
+  return "\x93NUMPY\x01" + std::string(1, '\0') + little_endian(header.size(), 2) + header + data;
+}
+
 }  // namespace convpass

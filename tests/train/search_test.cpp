@@ -10,6 +10,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/file.h"
 #include "src/train/trial_grid.h"
+#include "tests/core/zip_files.h"
 #include "tests/train/tiny_run.h"
 
 namespace convpass {
@@ -192,6 +193,33 @@ TEST_F(Searches, NeverChooseOnTheTestSplit) {
             std::string::npos);
 }
 
+TEST_F(Searches, TakePartsOfOneFileForOthersAndALinkForTheSame) {
+  ZipContents arrays;
+  for (const char* part : {"train", "val", "test"}) {
+    const std::string name = part;
+    arrays[name + "_images.npy"] = npy("|u1", "(6, 8, 8)", std::string(6 * 64, name[0]));
+    arrays[name + "_labels.npy"] = npy("|u1", "(6,)", std::string("\0\1\2\0\1\2", 6));
+  }
+  std::ofstream(folder() / "all.npz", std::ios::binary) << zip_bytes(arrays);
+  fs::create_symlink("all.npz", folder() / "link.npz");
+  auto source = [&](const std::string& split, const std::string& file, const std::string& part) {
+    return "data." + split + "={\"format\": \"npz\", \"path\": \"" + (folder() / file).string() +
+           "\", \"images\": \"" + part + "_images\", \"labels\": \"" + part + "_labels\"}";
+  };
+  const Strings over{"adapter.scale=1,2"}, few{"train.steps=2", "train.batch_size=4"};
+  Strings sets{source("train", "all.npz", "train"), source("val", "all.npz", "val"),
+               source("test", "all.npz", "test")};
+  sets.insert(sets.end(), few.begin(), few.end());
+  EXPECT_TRUE(run(plan(over, {}, sets), "parts").finished);
+  sets[2] = source("test", "link.npz", "val");
+  EXPECT_NE(refusal(over, sets).find("got 6 of the 6 images of data.val again"), std::string::npos);
+}
+
+TEST_F(Searches, BuildEveryModelBeforeTheyTrainOne) {
+  const std::string error = refusal({"adapter.blocks=[1],[5]"});
+  EXPECT_EQ(error.rfind("--over adapter.blocks=[5]: ", 0), 0u) << error;
+}
+
 TEST_F(Searches, SayWhatTheyCannotSearch) {
   const std::pair<std::pair<Strings, Strings>, std::string> cases[] = {
       {{{"adapter.scale=1,2"}, {"data.val=null"}},
@@ -223,6 +251,21 @@ TEST_F(Searches, PassOverTrialsThatDiverge) {
   EXPECT_EQ(json("s/search.json")["trials"][0]["val"], nullptr);
   EXPECT_FALSE(fs::exists(folder() / "s/trials/0/seed_43"));  // its first seed has spoken
   EXPECT_THROW(run(plan({"optimizer.lr=1e30,1e31"}, {}, sgd), "none"), Error);
+  // After the last step there is no loss on train to tell.
+  const Strings last{"optimizer.type=sgd", "adapter.type=none", "train.steps=1"};
+  EXPECT_TRUE(run(plan({"optimizer.lr=3e38,0.01"}, {}, last), "l").trials[0].diverged());
+}
+
+TEST_F(Searches, TrainNoTrialThatLooksAtTheTestSplit) {
+  const SearchOutcome outcome =
+      run(plan({"adapter.scale=1,2"}, {}, {"train.best_on_test_every=1"}), "s");
+  ASSERT_TRUE(outcome.finished);
+  for (const char* trial : {"s/trials/0/seed_42/", "s/trials/1/seed_42/"}) {
+    EXPECT_EQ(json(std::string(trial) + "result.json")["test"], nullptr);
+    std::ifstream log(folder() / trial / "log.jsonl");
+    for (std::string line; std::getline(log, line);)
+      EXPECT_EQ(line.find("test"), std::string::npos) << line;
+  }
 }
 
 TEST_F(Searches, HalvingStopsTheWorseHalfAndChangesNoneOfTheRest) {
