@@ -55,6 +55,12 @@ void check(const SuiteConfig& config, const fs::path& file) {
       throw RecipeError(file, at + "/name",
                         "got " + json_quote(run.name) +
                             ", wanted the name of a folder: letters, digits, \"_\", \"-\", \".\"");
+    for (const char* ours : {"recipe.json", "table.md", "table.csv", "table.json"})
+      if (run.name == ours)
+        throw RecipeError(file, at + "/name",
+                          "got " + json_quote(run.name) +
+                              ", the name of a file of ours; wanted "
+                              "another");
     if (!names.insert(run.name).second)
       throw RecipeError(file, at + "/name", "got " + json_quote(run.name) + " twice");
     if (run.recipe.empty())

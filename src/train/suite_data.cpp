@@ -56,11 +56,12 @@ OrderedJson survey_split(const Dataset& dataset, const std::string& what, SuiteD
 }
 
 /// The number of images must be the expected one where all of them, and no others, are taken.
-std::string wrong_count(const Recipe& recipe, const DatasetConfig& config, int64_t expected,
-                        const Dataset& dataset, const std::string& what) {
+std::string wrong_count(const Recipe& recipe, Split part, const DatasetConfig& config,
+                        int64_t expected, const Dataset& dataset, const std::string& what) {
   const DataConfig& data = recipe.data;
   const bool held_out = data.val && std::holds_alternative<HeldOutSource>(data.val->source);
-  const bool all = config.limit == 0 && config.per_class == 0 && !held_out && !data.train_on_val;
+  const bool moved = part != Split::test && (held_out || data.train_on_val);
+  const bool all = config.limit == 0 && config.per_class == 0 && !moved;
   if (expected == 0 || !all || dataset.size() == expected) return {};
   return what + ": got " + std::to_string(dataset.size()) + " images, wanted " +
          std::to_string(expected);
@@ -82,7 +83,8 @@ SuiteData check_suite_data(const Suite& suite, size_t run, bool look) {
         OrderedJson& split = splits[name];
         split["images"] = dataset->size();
         split["classes"] = dataset->classes().size();
-        if (data.fault.empty()) data.fault = wrong_count(recipe, *config, expected, *dataset, what);
+        if (data.fault.empty())
+          data.fault = wrong_count(recipe, part, *config, expected, *dataset, what);
         if (look) split.update(survey_split(*dataset, what, data));
       };
       add(Split::train, recipe.data.train, entry.images.train);

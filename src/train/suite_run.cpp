@@ -1,5 +1,6 @@
 #include <c10/util/Exception.h>
 
+#include <fstream>
 #include <new>
 #include <nlohmann/json.hpp>
 
@@ -63,11 +64,13 @@ class SuiteRunner {
                                 (failure ? failure.message() : std::string("not a directory")));
     if (fs::exists(out_ / "recipe.json"))
       throw FileError(out_, "holds a run, wanted a folder for a suite");
+    lock_.emplace(out_);
     remove_leftovers(out_);
   }
 
   SuiteOutcome run() {
     const size_t seeds = suite_.config.seeds.size();
+    recall();
     for (size_t i = 0; i < rows_.size(); ++i) {
       if (!rows_[i].missing.empty()) continue;
       cache_ = shared_cache(suite_.recipes[i].data, out_);
@@ -86,10 +89,27 @@ class SuiteRunner {
   }
 
  private:
+  fs::path folder_of(size_t index, int64_t seed) const {
+    return out_ / suite_.config.runs[index].name / ("seed" + std::to_string(seed));
+  }
+
+  /// What is finished stands in the table even if this call is stopped before it comes to it. What
+  /// is wrong with it is found when it does.
+  void recall() {
+    for (size_t i = 0; i < rows_.size(); ++i)
+      for (int64_t seed : suite_.config.seeds) try {
+          std::ifstream in(folder_of(i, seed) / "result.json");
+          const Json result = Json::parse(in, nullptr, /*allow_exceptions=*/false);
+          if (result.is_object() && rows_[i].missing.empty())
+            rows_[i].seeds[seed] = scores_of(result, folder_of(i, seed));
+        } catch (const Error&) {
+        }
+  }
+
   /// False when a signal stopped it.
   bool run_seed(size_t index, int64_t seed) {
     const SuiteRun& entry = suite_.config.runs[index];
-    const fs::path folder = out_ / entry.name / ("seed" + std::to_string(seed));
+    const fs::path folder = folder_of(index, seed);
     Recipe recipe = suite_.recipes[index];
     recipe.train.seed = seed;
     recipe.given["/train/seed"] = suite_.file;
@@ -114,6 +134,7 @@ class SuiteRunner {
       failure = our_fault(error.what());
     }
     ++outcome_.failed;
+    rows_[index].seeds.erase(seed);
     rows_[index].failures[seed] = failure;
     say("suite: " + entry.name + ", seed " + std::to_string(seed) + ": " + failure);
     report_(one_line_json({{"name", entry.name}, {"seed", seed}, {"error", failure}}));
@@ -179,6 +200,7 @@ class SuiteRunner {
   const fs::path out_;
   const std::function<void(const std::string&)>& report_;
   std::vector<SuiteRow> rows_;
+  std::optional<FolderLock> lock_;
   std::shared_ptr<RunCache> cache_;  ///< of the seeds of one run
   SuiteOutcome outcome_;
 };

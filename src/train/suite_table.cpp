@@ -39,9 +39,11 @@ struct Scores {
   size_t runs = 0;  ///< also those that are not finished
 };
 
-/// For each seed the mean over the runs; nothing where a run has none.
+/// For each seed the mean over the runs; nothing where a run lacks one.
 std::vector<double> mean_over_runs(const std::vector<std::vector<double>>& runs) {
   std::vector<double> means;
+  for (const auto& run : runs)
+    if (run.size() != runs.front().size()) return means;
   for (size_t seed = 0; !runs.empty() && seed < runs.front().size(); ++seed) {
     double sum = 0;
     for (const auto& run : runs) sum += run[seed];
@@ -148,14 +150,9 @@ class Summary {
                    .status = count_of(scores.last.size(), scores.runs, what),
                    .complete = scores.last.size() == scores.runs,
                    .last = spread(mean_over_runs(scores.last)),
-                   .best_on_test = {},
+                   .best_on_test = spread(mean_over_runs(scores.best_on_test)),
                    .published = mean_published(scores.published)};
     if (!line.complete) line.status = "incomplete: " + line.status;
-    const auto& best = scores.best_on_test;
-    const bool all_looked = std::all_of(best.begin(), best.end(), [&](const auto& of_run) {
-      return of_run.size() == scores.last.front().size();
-    });
-    if (all_looked) line.best_on_test = spread(mean_over_runs(best));
     return line;
   }
 

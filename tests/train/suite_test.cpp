@@ -277,6 +277,18 @@ TEST(SuiteTable, LabelsMeansThatLackRuns) {
   }
 }
 
+TEST(SuiteTable, HasNoBestOfRunsOfWhichOneDidNotLook) {
+  for (const size_t without : {0, 1}) {
+    std::vector<SuiteRow> rows = table_rows();
+    for (auto& [seed, scores] : rows[without].seeds) scores.best_on_test.reset();
+    const std::vector<TableLine> table = suite_table(table_suite(), rows);
+    EXPECT_NEAR(line_of(table, "mean of One").last->mean, 0.65, 1e-12);
+    EXPECT_FALSE(line_of(table, "mean of One").best_on_test);
+    EXPECT_FALSE(line_of(table, "mean of the group means").best_on_test);
+    EXPECT_TRUE(line_of(table, "mean of Two").best_on_test);
+  }
+}
+
 TEST(SuiteTable, IsWrittenAsCsvMarkdownAndJson) {
   Suite suite = table_suite();
   suite.config.runs[3].group = "a,\"b\" | c";
