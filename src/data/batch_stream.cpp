@@ -227,7 +227,7 @@ struct BatchStream::State {
         float* out = batch.views[i].mutable_data_ptr<float>() + row * batch.views[i].stride(0);
         view.pipeline->normalise((*images)[pixels], out);
         if (!random) continue;
-        const uint64_t key = key_of(view, index, epoch, batch.copies.back());
+        const uint64_t key = key_of(view, index, epoch, batch.copies[static_cast<size_t>(row)]);
         view.pipeline->erase(out, Rng(random_key(key, 0, 0, Purpose::erase)));
       }
     }

@@ -173,6 +173,22 @@ ImagePipeline erasing(double mean) {
   return {input, augment};
 }
 
+TEST(BatchStream, ErasesEachCopyOfARepeatedImageByItself) {
+  const FakeDataset dataset(12);
+  const ImagePipeline pipeline = erasing(0.5);
+  BatchStream stream(dataset, pipeline, {.batch_size = 12, .workers = 2, .repeats = 3});
+  const Batch batch = take(stream, 1)[0];
+  for (size_t i = 0; i < 12; ++i) {
+    const uint64_t key = view_key(42, 0, batch.indices[i], 0, batch.copies[i]);
+    std::vector<float> wanted(3 * 8 * 8);
+    pipeline.normalise(pipeline.training_view(dataset.image(batch.indices[i]), Rng(key)),
+                       wanted.data());
+    pipeline.erase(wanted.data(), Rng(random_key(key, 0, 0, Purpose::erase)));
+    const at::Tensor got = batch.images[static_cast<int64_t>(i)].contiguous();
+    EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), got.const_data_ptr<float>())) << i;
+  }
+}
+
 TEST(BatchStream, ErasesAfterNormalisingByAKeyOfTheView) {
   const FakeDataset dataset(12);
   const ImagePipeline pipeline = erasing(0.5);
