@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "convpass/core/error.h"
+#include "convpass/core/json.h"
 #include "convpass/core/tensor_map.h"
 
 namespace convpass {
@@ -30,6 +32,7 @@ class Reader {
     if (!at::isfinite(values).all().item<bool>()) fail(name + ": got values that are not finite");
     return values;
   }
+  bool named() const { return map_.metadata.count("classes") > 0; }
   /// As many as there are rows.
   std::vector<std::string> names(int64_t rows) const {
     std::vector<std::string> all;
@@ -46,6 +49,11 @@ class Reader {
     if (std::ssize(all) != rows)
       fail("metadata \"classes\": got " + std::to_string(all.size()) + " names, wanted " +
            std::to_string(rows) + ", one a row of embeddings");
+    std::set<std::string> seen;
+    for (const std::string& name : all)
+      if (name.empty() || !seen.insert(name).second)
+        fail("metadata \"classes\": got " + json_quote(name) + (name.empty() ? "" : " twice") +
+             ", wanted another name for each class");
     return all;
   }
   [[noreturn]] void fail(const std::string& what) const { throw FileError(file_, what); }
@@ -61,9 +69,11 @@ TextEmbeddings load_text_embeddings(const std::filesystem::path& file) {
   const Reader reader(file);
   TextEmbeddings text;
   text.embeddings = reader.numbers("embeddings", 2, "[classes, width]");
-  const at::Tensor lengths = text.embeddings.norm(2, /*dim=*/1, /*keepdim=*/true);
+  // In double: the squares of what float32 holds.
+  const at::Tensor rows = text.embeddings.to(at::kDouble);
+  const at::Tensor lengths = rows.norm(2, /*dim=*/1, /*keepdim=*/true);
   if (lengths.eq(0).any().item<bool>()) reader.fail("embeddings: got a row of zeros");
-  text.embeddings.div_(lengths);
+  text.embeddings = (rows / lengths).to(at::kFloat);
   if (reader.has("projection")) {
     text.projection = reader.numbers("projection", 2, "[width, features]");
     const int64_t width = text.embeddings.size(1);
@@ -74,6 +84,7 @@ TextEmbeddings load_text_embeddings(const std::filesystem::path& file) {
   text.scale = reader.numbers("scale", 0, "[], a single number");
   if (text.scale.item<float>() <= 0) reader.fail("scale: got a number that is not above 0");
   text.classes = reader.names(text.embeddings.size(0));
+  text.named = reader.named();
   return text;
 }
 

@@ -30,6 +30,8 @@ Classes = list[tuple[str, str]]  # name in the data set, text for the prompt
 
 
 def read_classes(source: Path) -> Classes:
+    if not source.exists():
+        raise SystemExit(f"{source}: no such file, wanted a folder or a class a line")
     if source.is_dir():
         folders = [p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")]
         lines = sorted(folders, key=os.fsencode)  # the order in which convpass numbers them
@@ -40,6 +42,9 @@ def read_classes(source: Path) -> Classes:
     classes = []
     for line in lines:
         name, tab, text = line.partition("\t")
+        if not name or any(name == other for other, _ in classes):
+            raise SystemExit(f"{source}: got the class {name!r} twice, wanted another name for each: "
+                             "NAME<tab>TEXT gives two classes the same text")
         classes.append((name, text.strip() if tab else name.replace("_", " ")))
     return classes
 
@@ -71,6 +76,8 @@ def embed(model, tokenizer, prompts: list[str]) -> torch.Tensor:
 
 def write_text_head(options: argparse.Namespace) -> None:
     classes, templates = read_classes(options.classes), read_templates(options)
+    if not options.out.absolute().parent.is_dir():
+        raise SystemExit(f"{options.out}: no such folder to write into")
     model = transformers.CLIPModel.from_pretrained(options.model).eval().float()
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
     length = model.config.text_config.max_position_embeddings

@@ -161,7 +161,8 @@ int run_check(const Arguments& arguments) {
     else
       say("rule: not resolved without the training images");
   }
-  if (data.classes == 0 && recipe.head.type == HeadType::cosine)
+  if (recipe.head.type ==
+      HeadType::cosine)  // where data.train has another number, its fault says it
     data.classes = std::ssize(class_texts(recipe).classes);
   if (data.classes == 0) {
     data.classes = 10;

@@ -5,6 +5,7 @@
 
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
+#include "src/train/build_head.h"
 #include "src/train/splits.h"
 
 namespace convpass::cli {
@@ -53,11 +54,16 @@ Chosen chosen_split(const Trained& trained, const Arguments& arguments) {
           held_out && data.train ? *data.train : **parts[split]};
 }
 
-/// A folder numbers its classes by their sorted names; with other names the numbers mean other
-/// things.
+/// With other names, or the same in another order, the numbers mean other things. A folder has to
+/// have all of the model's: it numbers its classes by their sorted names.
 void check_names(const DatasetConfig& config, const Dataset& dataset, const Names& classes) {
+  if (dataset.classes() == classes) return;
   const auto* folder = std::get_if<FolderSource>(&config.source);
-  if (!folder || dataset.classes() == classes) return;
+  const std::string difference = class_difference(dataset.classes(), classes, "the model");
+  if (!folder) {
+    if (!difference.empty()) throw Error("data: " + difference);
+    return;
+  }
   auto lacks = [](const Names& all, const Names& in) {
     for (const std::string& name : all) {
       if (std::find(in.begin(), in.end(), name) == in.end()) return name;
@@ -66,6 +72,10 @@ void check_names(const DatasetConfig& config, const Dataset& dataset, const Name
   };
   std::string missing = lacks(classes, dataset.classes()),
               extra = lacks(dataset.classes(), classes);
+  if (missing.empty() && extra.empty())
+    throw FileError(folder->path, difference.empty() ? "its classes stand in another order than "
+                                                       "the model's"
+                                                     : difference);
   throw FileError(folder->path, "its classes are not the model's, got " +
                                     std::to_string(dataset.classes().size()) +
                                     (extra.empty() ? "" : " with " + json_quote(extra)) +

@@ -9,11 +9,22 @@
 namespace convpass {
 namespace {
 
+/// Which class is another, of lists of one length.
+std::string first_difference(const std::vector<std::string>& theirs,
+                             const std::vector<std::string>& wanted, const std::string& whose) {
+  for (size_t i = 0; i < theirs.size(); ++i)
+    if (theirs[i] != wanted[i])
+      return "its class " + std::to_string(i) + " is " + json_quote(theirs[i]) + ", wanted " +
+             json_quote(wanted[i]) + " as in " + whose;
+  return {};
+}
+
 /// The tensors of a cosine head in an adapter file.
 TextEmbeddings texts_of(const AdapterFile& file) {
   const auto& tensors = file.weights.tensors;
   const auto projection = tensors.find("head.projection");
   return {.classes = file.classes,
+          .named = true,
           .embeddings = tensors.at("head.weight"),
           .projection = projection == tensors.end() ? at::Tensor() : projection->second,
           .scale = tensors.at("head.scale")};
@@ -47,34 +58,31 @@ Head build_head(const Recipe& recipe, const AdapterFile* known, const Backbone& 
   }
 }
 
-bool are_numbers(const std::vector<std::string>& names) {
-  return std::all_of(names.begin(), names.end(), [](const std::string& name) {
-    return !name.empty() && name.find_first_not_of("0123456789") == std::string::npos;
-  });
-}
-
 std::string class_difference(const std::vector<std::string>& theirs,
                              const std::vector<std::string>& wanted, const std::string& whose) {
   if (theirs.size() != wanted.size())
     return "got " + std::to_string(theirs.size()) + " classes, wanted " +
            std::to_string(wanted.size()) + " like " + whose;
-  if (are_numbers(theirs) || are_numbers(wanted)) return {};
-  for (size_t i = 0; i < theirs.size(); ++i)
-    if (theirs[i] != wanted[i])
-      return "its class " + std::to_string(i) + " is " + json_quote(theirs[i]) + ", wanted " +
-             json_quote(wanted[i]) + " as in " + whose;
-  return {};
+  return are_counted(theirs) || are_counted(wanted) ? std::string()
+                                                    : first_difference(theirs, wanted, whose);
 }
 
-void check_class_texts(const Recipe& recipe, const std::vector<std::string>& classes) {
+void check_class_texts(const Recipe& recipe, Dataset& train) {
   if (recipe.head.type != HeadType::cosine) return;
-  const std::vector<std::string> theirs = class_texts(recipe).classes;
-  const std::string difference = class_difference(theirs, classes, "data.train");
+  const TextEmbeddings text = class_texts(recipe);
+  const std::vector<std::string>& classes = train.classes();
+  std::string difference = class_difference(text.classes, classes, "data.train");
+  // Names such as 0, 1, 2 ... 10 that were given count too; folders of these names stand in another
+  // order.
+  if (difference.empty() && text.named &&
+      std::is_permutation(classes.begin(), classes.end(), text.classes.begin(), text.classes.end()))
+    difference = first_difference(text.classes, classes, "data.train");
   if (!difference.empty()) throw FileError(recipe.head.text, difference);
-  if (theirs != classes)
-    say(recipe.head.text.string() +
-        ": whether its classes stand in the order of data.train is not checked: one of the two "
-        "only numbers them");
+  if (text.classes == classes) return;
+  say(recipe.head.text.string() +
+      ": whether its classes stand in the order of data.train is not checked: one of the two only "
+      "numbers them");
+  if (text.named && are_counted(classes)) train.name_classes(text.classes, "data.train");
 }
 
 LoadedModel load_untrained_model(const Recipe& recipe) {
@@ -84,7 +92,9 @@ LoadedModel load_untrained_model(const Recipe& recipe) {
                       "or a run or an adapter in the place of the recipe");
   LoadedModel loaded;
   loaded.classes = class_texts(recipe).classes;
-  loaded.model = build_for_inference(recipe, std::ssize(loaded.classes));
+  Recipe plain = recipe;
+  plain.adapter = NoAdapter{};  // not every adapter starts as the identity
+  loaded.model = build_for_inference(plain, std::ssize(loaded.classes));
   loaded.input = resolve_input(recipe.input, loaded.model);
   ImagePipeline(loaded.input, AugmentConfig{});  // checks the numbers
   return loaded;

@@ -11,15 +11,12 @@ Head build_head(const Recipe& recipe, const AdapterFile* known, const Backbone& 
                 int64_t classes, uint64_t seed);
 
 /// Why a network with the classes `theirs` does not answer for `wanted`, which are `whose`: another
-/// number of them, or a name that is another. "" where nothing is wrong. Names that are numbers are
-/// only counted: a data set may number what the network names.
+/// number of them, or a name that is another. "" where nothing is wrong, or where one of the two
+/// has no names (are_counted): a data set may number what the network names.
 std::string class_difference(const std::vector<std::string>& theirs,
                              const std::vector<std::string>& wanted, const std::string& whose);
-/// Whether every name is a number.
-bool are_numbers(const std::vector<std::string>& names);
-
-/// Errors: FileError where a cosine head's embeddings are of other classes than these,
-/// data.train's.
-void check_class_texts(const Recipe& recipe, const std::vector<std::string>& classes);
+/// Errors: FileError where a cosine head's embeddings are of other classes than `train`, which
+/// takes their names where it only counts its own.
+void check_class_texts(const Recipe& recipe, Dataset& train);
 
 }  // namespace convpass

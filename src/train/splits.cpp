@@ -176,7 +176,7 @@ Splits open_splits(const Recipe& recipe, const std::vector<std::string>& teacher
         "data.train: got images without labels and no data.classes, wanted the number of "
         "classes");
   }
-  check_class_texts(recipe, splits.train->classes());
+  check_class_texts(recipe, *splits.train);
   return splits;
 }
 

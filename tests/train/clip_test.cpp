@@ -122,6 +122,42 @@ TEST_F(Clip, TextsOfOtherClassesOrWidthsAreRefused) {
             std::string::npos);
 }
 
+TEST_F(Clip, NamesThatAreNumbersStandInTheirOrderToo) {
+  // As folders they are 0, 10, 2; as the lines of a file they may count otherwise.
+  const char* names[] = {"0", "10", "2"};
+  for (const char* split : {"train", "val", "test"})
+    for (size_t i = 0; i < 3; ++i)
+      std::filesystem::rename(
+          folder() / "images" / split / std::string(1, static_cast<char>('a' + i)),
+          folder() / "images" / split / names[i]);
+  auto train_on = [&](const char* classes) {
+    const auto file = texts([&](TensorMap& map) { map.metadata["classes"] = classes; });
+    return error_of([&] {
+      train(clip_recipe({"head.text=" + file.string(), "train.epochs=1"}), folder() / "run", false);
+    });
+  };
+  EXPECT_NE(train_on(R"(["0", "2", "10"])").find(R"(its class 1 is "2", wanted "10")"),
+            std::string::npos);
+  EXPECT_EQ(train_on(R"(["0", "10", "2"])"), "no error");
+}
+
+TEST_F(Clip, ARunOnAListKeepsTheNamesOfTheTexts) {
+  for (const char* split : {"train", "val", "test"}) {
+    std::ofstream list(folder() / (std::string(split) + ".txt"));
+    for (int label = 0; label < 3; ++label)
+      for (int i = 0; i < 4; ++i)
+        list << "images/" << split << "/" << static_cast<char>('a' + label) << "/" << i << ".bmp "
+             << label << "\n";
+  }
+  std::vector<std::string> sets{"train.epochs=1"};
+  for (const char* split : {"train", "val", "test"})
+    sets.push_back("data." + std::string(split) + R"(={"format": "list", "path": ")" +
+                   (folder() / split).string() + ".txt\"}");
+  train(clip_recipe(sets), folder() / "run", false);
+  EXPECT_EQ(load_adapter(folder() / "run/adapter.safetensors").classes,
+            (std::vector<std::string>{"a", "b", "c"}));
+}
+
 TEST_F(Clip, OfFewerClassesTheseAloneAreAnswers) {
   const LoadedModel loaded = load_untrained_model(clip_recipe());
   const ImagePipeline pipeline(loaded.input, AugmentConfig{});

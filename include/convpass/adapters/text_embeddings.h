@@ -12,6 +12,7 @@ namespace convpass {
 /// CLIP. scripts/clip_text_head.py writes such files.
 struct TextEmbeddings {
   std::vector<std::string> classes;  ///< 0, 1, ... where the file has no names
+  bool named = false;                ///< whether the file has names
   at::Tensor embeddings;             ///< [K, P] float32, rows of length one
   at::Tensor projection;             ///< [P, D] float32, of image features; undefined: P = D
   at::Tensor scale;                  ///< [] float32, of the cosines: CLIP's exp(logit_scale)
@@ -21,7 +22,7 @@ struct TextEmbeddings {
 /// format of load_tensors, and the names from the metadata `classes`, a JSON list, which only
 /// safetensors have. Rows are brought to length one. Errors: FileError (a tensor that is missing or
 /// of another shape or type, values that are not finite, a row of zeros, names that are not one a
-/// row).
+/// row, or one twice).
 TextEmbeddings load_text_embeddings(const std::filesystem::path& file);
 
 }  // namespace convpass
