@@ -68,13 +68,19 @@ TEST(ShippedRecipes, VtabIsTheOfficialProtocol) {
 }
 
 TEST(ShippedRecipes, FewShotIsThePapersProtocol) {
-  for (const auto& [name, classes] : {std::pair{"aircraft", 100},
-                                      {"pets", 37},
-                                      {"food101", 101},
-                                      {"cars", 196},
-                                      {"flowers102", 102}}) {
-    const Recipe recipe =
-        load_recipe(recipes() / "few_shot" / (std::string(name) + ".json"), {"data.train.seed=2"});
+  for (const auto& [name, classes, folder, images] :
+       {std::tuple{"aircraft", 100, "fgvc_aircraft", "images"},
+        {"pets", 37, "oxford_pets", "images"},
+        {"food101", 101, "food-101", "images"},
+        {"cars", 196, "stanford_cars", ""},
+        {"flowers102", 102, "oxford_flowers", "images"}}) {
+    const Recipe recipe = load_recipe(recipes() / "few_shot" / (std::string(name) + ".json"),
+                                      {"data.train.seed=2", "data.root=/few"});
+    const auto& list = std::get<ListSource>(recipe.data.train->source);
+    EXPECT_EQ(list.path,
+              fs::path("/few") / folder / "annotations/train_meta.list.num_shot_16.seed_0");
+    EXPECT_EQ((list.root / "x").lexically_normal(),
+              (fs::path("/few") / folder / images / "x").lexically_normal());
     EXPECT_EQ(recipe.data.classes, classes);
     EXPECT_EQ(recipe.data.train->per_class, 16);
     EXPECT_EQ(recipe.data.train->seed, 2);
