@@ -134,7 +134,8 @@ at::Tensor Vit::embed(const at::Tensor& images, const Adapter* adapter, const Pa
     if (token->defined())
       (config_.prefix_positions ? positioned : unpositioned).push_back(expand(*token));
   positioned.push_back(x);
-  if (positioned.size() > 1) x = at::cat(positioned, 1);
+  // Dense either way: what comes from the convolution is transposed.
+  x = positioned.size() > 1 ? at::cat(positioned, 1) : x.contiguous();
   x = x + weight_for(pixels, pos_embed_);
   if (reg_token_.defined()) unpositioned.push_back(expand(reg_token_));
   if (!unpositioned.empty()) {

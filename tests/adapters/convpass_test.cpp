@@ -76,6 +76,31 @@ TEST(Convpass, FreshAdapterLeavesTheBackboneBitForBit) {
   }
 }
 
+TEST(Convpass, ActsOnNetworksWithoutAClassToken) {
+  VitConfig config = tiny_config();
+  config.class_token = false;
+  TunedModel model;
+  model.backbone = std::make_unique<Vit>(
+      config, Vit::random_weights(config, 3),
+      Vit::Options{.image_size = {16, 16}, .pool = Pool::mean, .drop_path = 0.3});
+  model.adapter = make_adapter(ConvpassConfig{.width = 4}, *model.backbone, 1);
+  model.head = make_head({}, config.width, 3, 2);
+  model.to(at::kCPU, Precision::f32);
+  const at::Tensor images = at::randn({2, 3, 16, 16});
+  EXPECT_TRUE(
+      at::equal(model.features(images, Pass{}), model.backbone->forward(images, nullptr, Pass{})));
+  {
+    at::NoGradGuard no_grad;
+    for (auto& [name, tensor] : model.adapter->parameters())
+      tensor.add_(at::randn_like(tensor), 0.1);
+  }
+  model.logits(images, Pass{.random = seeded_generator(5)}).square().sum().backward();
+  for (const auto& [name, tensor] : model.adapter->parameters()) {
+    ASSERT_TRUE(tensor.grad().defined()) << name;
+    EXPECT_GT(tensor.grad().abs().max().item<float>(), 0) << name;
+  }
+}
+
 TEST(Convpass, FirstStepGivesGradientToUpAlone) {
   TunedModel model = tiny_model(ConvpassConfig{});
   model.logits(at::randn({3, 3, 16, 16}), Pass{}).square().sum().backward();
