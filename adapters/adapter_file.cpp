@@ -123,6 +123,8 @@ AdapterFile load_adapter(const std::filesystem::path& file) {
   auto head = tensors.find("head.weight");
   if (head == tensors.end() || head->second.dim() != 2)
     throw FileError(file, "tensor head.weight is missing or no matrix");
+  if (head->second.numel() == 0)
+    throw FileError(file, "head.weight holds nothing, wanted a row for each class");
   if (head->second.size(0) != static_cast<int64_t>(adapter.classes.size()))
     throw FileError(file, "head.weight has " + std::to_string(head->second.size(0)) +
                               " rows, the metadata " + std::to_string(adapter.classes.size()) +

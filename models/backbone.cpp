@@ -39,8 +39,10 @@ void Backbone::refuse_trainable_int8(Precision precision) {
 void Backbone::compute_in(Precision precision) {
   refuse_trainable_int8(precision);
   if (precision == Precision::bf16)
-    throw Error("precision: got bf16 with a trainable backbone, wanted f32: " + describe() +
-                " trains in float32 alone");
+    throw Error(
+        "precision: got bf16 with a trainable backbone, wanted f32 (auto means bf16 on this "
+        "device): " +
+        describe() + " trains in float32 alone");
 }
 
 }  // namespace convpass

@@ -105,6 +105,8 @@ void write_adapter(const Arguments& arguments, Recipe& recipe, const TensorMap& 
   if (!weights.has("head.weight") || weights.at("head.weight").dim() != 2) {
     throw FileError(recipe.file, "tensor head.weight is missing or no matrix");
   }
+  if (weights.at("head.weight").numel() == 0)
+    throw FileError(recipe.file, "head.weight holds nothing, wanted a row for each class");
   int64_t classes = weights.at("head.weight").size(0);
   TunedModel model = build_model(recipe, classes);
   // Where every block has one, the short form is the same.

@@ -374,6 +374,17 @@ void place(TunedModel& model, DeviceChoice choice, Precision precision) {
 #endif
 }
 
+void place(TunedModel& model, const Recipe& recipe) {
+  resolve_device(recipe.train.device);
+  try {
+    place(model, recipe.train.device, recipe.train.precision);
+  } catch (const Error& error) {
+    const std::string what = error.what(), said = "precision: ";
+    throw RecipeError(recipe.where("/train/precision"), "/train/precision",
+                      what.starts_with(said) ? what.substr(said.size()) : what);
+  }
+}
+
 /// Not moved to its device yet.
 TunedModel build(const Recipe& recipe, int64_t classes, BackboneCheckpoint checkpoint,
                  const AdapterFile* known = nullptr) {
@@ -391,7 +402,7 @@ TunedModel build(const Recipe& recipe, int64_t classes, BackboneCheckpoint check
 
 TunedModel build_model(const Recipe& recipe, int64_t classes, LoadedCheckpoint* loaded) {
   TunedModel model = build(recipe, classes, load_once(recipe, loaded));
-  place(model, recipe.train.device, recipe.train.precision);
+  place(model, recipe);
   return model;
 }
 
@@ -399,7 +410,7 @@ TunedModel build_for_inference(const Recipe& recipe, int64_t classes) {
   TunedModel model = build(recipe, classes, load_or_draw(recipe, nullptr));
   model.backbone_trainable = false;
   model.merge_adapter();
-  place(model, recipe.train.device, recipe.train.precision);
+  place(model, recipe);
   return model;
 }
 
@@ -475,7 +486,6 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
     apply_adapter(file, model);
     if (whole) model.freeze_backbone();
     model.merge_adapter();
-    place(model, device, precision);
     loaded.input = resolve_input(loaded.input, loaded.model);
     ImagePipeline(loaded.input, AugmentConfig{});  // checks the numbers
   } catch (const FileError&) {
@@ -485,6 +495,7 @@ LoadedModel load_tuned_model(const std::filesystem::path& adapter_path,
   } catch (const Error& error) {
     throw FileError(adapter_path, error.what());
   }
+  place(loaded.model, device, precision);  // what is wrong with these is not the file's fault
   return loaded;
 }
 

@@ -33,7 +33,11 @@ MemoryNeed memory_need(const Recipe& recipe, const TunedModel& model) {
     need.backbone =
         recipe.train.precision == Precision::f32 ? 0 : 2.0 * static_cast<double>(size.values);
   const double moments = recipe.optimizer.type == OptimizerType::sgd ? 1 : 2;
-  need.trainable = 4.0 * (2 + moments) * static_cast<double>(model.trainable_parameters());
+  // Weights and gradients, the average, the best so far, and all but the gradients again while a
+  // checkpoint is written.
+  const double kept = 1 + (recipe.train.ema.decay > 0) + (recipe.select == SelectRule::best_val);
+  need.trainable =
+      4.0 * (2 * (kept + moments) + 1) * static_cast<double>(model.trainable_parameters());
   need.activations = (recipe.train.precision == Precision::f32 ? 4.0 : 2.0) *
                      static_cast<double>(recipe.train.batch_size) *
                      static_cast<double>(model.backbone->step_values(model.adapter.get(),

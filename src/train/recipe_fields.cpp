@@ -80,10 +80,12 @@ void fields(FieldVisitor& visitor, TrainConfig& config) {
                  "in which the backbone computes; trainable weights and the optimiser are always "
                  "float32, and int8 is for frozen ones; auto: bf16 where the device has "
                  "instructions for it, else f32");
-  visitor.field("memory_budget", config.memory_budget,
-                "MiB that training may take: as many blocks of a ViT as needed compute twice what "
-                "they would keep for the backward pass (the same result, slower); 0: any",
-                at_least(0));
+  visitor.field(
+      "memory_budget", config.memory_budget,
+      "MiB that training may take: as many blocks of a ViT as needed compute twice what "
+      "they would keep for the backward pass (the same result, slower); data.cache_mb and teachers "
+      "come on top; 0: any",
+      at_least(0));
   visitor.field("workers", config.workers,
                 "threads that decode and augment; 0: one per two cores, at least one",
                 between(0, 1024));

@@ -195,12 +195,15 @@ TEST_F(FullTuning, RefusesWhatItCannotComputeIn) {
             "no error");
   const std::string tresnet = message({no_file, "backbone.variant=tresnet width 16 layers 1-1-1-1",
                                        "backbone.image_size=24", no_drop});
-  EXPECT_NE(tresnet.find("precision: got bf16 with a trainable backbone, wanted f32: tresnet"),
+  EXPECT_NE(tresnet.find(
+                "/train/precision: got bf16 with a trainable backbone, wanted f32 (auto means bf16 "
+                "on this device): tresnet"),
             std::string::npos)
       << tresnet;
-  EXPECT_NE(message({"train.precision=int8"})
-                .find("precision: got int8 with a trainable backbone, wanted auto, bf16 or f32"),
-            std::string::npos);
+  EXPECT_NE(
+      message({"train.precision=int8"})
+          .find("/train/precision: got int8 with a trainable backbone, wanted auto, bf16 or f32"),
+      std::string::npos);
 }
 
 }  // namespace
