@@ -155,7 +155,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--into", type=Path, metavar="PAGE", help="replace the tables of this page")
     options = parser.parse_args()
-    find_binary(options.binary)
+    options.binary = find_binary(options.binary)
     sweeps = {}
     for name in options.only or SWEEPS:
         axis, sizes = SWEEPS[name]
@@ -176,13 +176,15 @@ def main() -> int:
         parts += [f"\n{axis}, from {replace(BASE, blocks=options.blocks).name}:\n", table(axis, sizes, measured)]
     text = "\n".join(parts + without_result(measured))
     print(text)
+    if all(found.not_applicable or found.failed for found in measured.values()):
+        first = next(iter(measured.values()))
+        raise Fault("nothing could be measured; the first: " + (first.not_applicable or first.failed))
     if options.into:
         put_into(options.into, text)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         content = {"about": facts, "cells": {name: vars(found) for name, found in measured.items()}}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
-    if all(found.not_applicable for found in measured.values()):
-        raise Fault("no cell applies; the first: " + next(iter(measured.values())).not_applicable)
     return 1 if any(found.failed for found in measured.values()) else 0
 
 

@@ -80,7 +80,8 @@ class Baseline:
         entry = known_keys(where, entry, RATIO_KEYS)
         for side in ("of", "to"):
             pair = entry.get(side)
-            if not (isinstance(pair, list) and len(pair) == 2 and pair[0] in self.cells and isinstance(pair[1], str)):
+            names = isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
+            if not names or pair[0] not in self.cells:
                 raise Fault(f"{where}/{side}: got {json.dumps(pair)[:60]}, wanted [cell, key of convpass bench]")
         if entry.get("better") not in ("more", "less"):
             raise Fault(f"{where}/better: got {json.dumps(entry.get('better'))[:40]}, wanted \"more\" or \"less\"")
@@ -101,7 +102,7 @@ class Baseline:
             raise Fault(f"{self.file}: /machine: got {json.dumps(machine)[:40]}, wanted an object")
         for key, got in here.items():
             if machine.get(key) != got:
-                text = [" ".join(v) if isinstance(v, list) else str(v) for v in (machine.get(key), got)]
+                text = [" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in (machine.get(key), got)]
                 raise Fault(f"{self.file}: of another machine: {key}: got {text[0]}, wanted {text[1]} (this one); {again}")
 
     def measure(self, binary: Path, rounds: int, steps: int, threads: int) -> dict[str, Measured]:
@@ -120,7 +121,10 @@ class Baseline:
             found = measured[cell]
             if found.not_applicable or found.failed:
                 return f"{cell}: {found.not_applicable or found.failed}"
-            values = found.values(key)
+            try:
+                values = found.values(key)
+            except ValueError:
+                return f"{cell}: {key} is no number"
             if not values or min(values) <= 0:
                 return f"{cell}: convpass bench gave no {key}"
             sides.append(values)
@@ -168,17 +172,21 @@ def main() -> int:
     here = identity(options.threads)
     if not options.write:
         baseline.expect_machine(here)
-    find_binary(options.binary)
+    options.binary = find_binary(options.binary)
     facts = {**about(options.binary, options.threads), "rounds": options.rounds, "steps": options.steps}
     say(about_text(facts))
     measured = baseline.measure(options.binary, options.rounds, options.steps, options.threads)
     found = {name: baseline.estimate_of(name, measured) for name in baseline.ratios}
     say(coverage_note(options.rounds))
     if options.write:
+        broken = [f"{name}: {cell.failed}" for name, cell in measured.items() if cell.failed]
+        if broken or not any(isinstance(value, Estimate) for value in found.values()):
+            why = broken[0] if broken else next(iter(found.values()))
+            raise Fault(f"not everything could be measured, {options.baseline} is left as it was: {why}")
         baseline.write(facts, here, found)
         for name, value in found.items():
             print(f"{name}: {value if isinstance(value, str) else value.text()}")
-        return 0 if any(isinstance(value, Estimate) for value in found.values()) else 1
+        return 0
     verdicts = [(name, *verdict(baseline.ratios[name], value)) for name, value in found.items()]
     for name, kind, text in verdicts:
         print(f"{kind:<8} {name}: {text}")

@@ -262,7 +262,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="every round, for scripts/adapter_plot.py and others")
     options = parser.parse_args()
     matrix = Matrix(options.matrix, options.plan)
-    find_binary(options.binary)
+    options.binary = find_binary(options.binary)
     matrix.points = [point for point in matrix.points if options.only in point.name]
     if not matrix.points:
         raise Fault(f"--only: got {options.only!r}, wanted a part of a cell's name")

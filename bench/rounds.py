@@ -216,7 +216,7 @@ def threads_environment(threads: int) -> dict[str, str]:
 def find_binary(path: Path) -> Path:
     if not path.is_file() or not os.access(path, os.X_OK):
         raise Fault(f"{path}: no such program, wanted the built convpass (make build, or --binary)")
-    return path
+    return path.resolve()
 
 
 def bench_command(binary: Path, settings: dict[str, object], options: list[str]) -> list[str]:

@@ -166,7 +166,7 @@ def main() -> int:
     if options.side == "timm":
         print(json.dumps(timm_side(options)), flush=True)
         return 0
-    find_binary(options.binary)
+    options.binary = find_binary(options.binary)
     facts = {**about(options.binary, options.threads), "batch": options.batch}
     runs = compare(options)
     if options.json:

@@ -232,7 +232,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    find_binary(options.binary)
+    options.binary = find_binary(options.binary)
     adapters = read_json(HERE.parent / "adapters.json")["adapters"]
     facts = about(options.binary, options.threads)
     sides = sides_of(options)
@@ -244,6 +244,7 @@ def main() -> int:
     measured = run_rounds(cells, options.rounds)
     print(report(options, facts, sides, measured))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         rows = [{**row, "ratios": {k: e.json() for k, e in row["ratios"].items()}} for row in ratios(sides, measured)]
         everything = {name: vars(found) for name, found in measured.items()}
         content = {"about": {**facts, "rounds": options.rounds, "steps": options.steps}, "ratios": rows, "cells": everything}
