@@ -224,6 +224,17 @@ const std::vector<Case>& adapters() {
        "bad.safetensors", "image_size"},
       {"ConvertOfOne", metadata_with("version", ""), "convert bad.safetensors out.pt",
        "bad.safetensors", "version"},
+      {"EvalOfTextsInAnotherOrder",
+       [](const DamagedInput& t) {
+         const fs::path clip = fs::path(CONVPASS_TEST_DATA) / "clip";
+         t.recipe(R"({"backbone": {"weights": ")" + (clip / "model.safetensors").string() +
+                  R"("}, "head": {"type": "cosine", "text": ")" +
+                  (clip / "text.safetensors").string() +
+                  R"("}, "data": {"class_names": ["b", "a", "c"],
+                       "test": {"format": "list", "path": "l.txt"}}})");
+         t.write("l.txt", "images/test/b/0.bmp 0\nimages/test/a/0.bmp 1\nimages/test/c/0.bmp 2\n");
+       },
+       "eval recipe.json", "data", "its class 0 is \"b\", wanted \"a\" as in the model"},
       {"RunUnfinished", checkpoint_with([](TensorMap&) {}), "eval images", "images",
        "without adapter.safetensors"},
   };
