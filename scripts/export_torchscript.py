@@ -28,6 +28,19 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 Notes = dict[str, object]
 
 
+def without_caches(model: nn.Module) -> None:
+    """LeViT keeps biases that it looked up, until Python's train(), which a script has not, forgets them: the file
+    would answer by those of its making for ever."""
+
+    def get_attention_biases(self, device: torch.device) -> torch.Tensor:
+        return self.attention_biases[:, self.attention_bias_idxs]
+
+    for part in model.modules():
+        if hasattr(part, "attention_bias_cache"):
+            type(part).get_attention_biases = get_attention_biases
+            part.attention_bias_cache = {}
+
+
 def from_timm(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]:
     import timm
 
@@ -157,6 +170,7 @@ def export(options: argparse.Namespace) -> None:
     height, width = preprocessing["size"]
     with torch.no_grad():
         if options.backbone:
+            without_caches(model)
             exported = torch.jit.script(model)
         else:
             exported = torch.jit.trace(model, torch.randn(2, 3, height, width))

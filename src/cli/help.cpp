@@ -17,6 +17,8 @@ int run_help(const Arguments& arguments) {
   } else if (words[0] == "recipe") {
     print(recipe_help(words.size() > 1 ? words[1] : ""));
   } else if (words[0] == "schema") {
+    if (words.size() > 1 && words[1] != "suite")
+      throw UsageError("help: schema: got " + json_quote(words[1]) + ", wanted suite or nothing");
     print(words.size() > 1 && words[1] == "suite" ? suite_schema() : recipe_schema());
   } else {
     print(usage(find_command(words[0])) + (words[0] == "suite" ? "\n" + suite_help() : ""));

@@ -144,6 +144,10 @@ std::vector<TestSet> open_test_sets(const Trained& trained, const Arguments& arg
   recipe.data.class_names.clear();
   for (const std::string& given : on) {
     const auto [name, path] = named_path(given);
+    for (const TestSet& other : sets)
+      if (other.name == name)
+        throw UsageError("eval: --on: got the name " + json_quote(name) +
+                         " twice, wanted another for each set");
     const DatasetConfig config = source_at(path);
     TestSet set{.name = name, .dataset = open_labelled(recipe, config, classes, name), .among = {}};
     if (const auto* folder = std::get_if<FolderSource>(&config.source))

@@ -5,6 +5,7 @@
 #include "convpass/core/error.h"
 #include "convpass/core/json.h"
 #include "convpass/train/progress.h"
+#include "src/train/splits.h"
 
 namespace convpass {
 namespace {
@@ -91,7 +92,14 @@ LoadedModel load_untrained_model(const Recipe& recipe) {
                       "got a head that knows no classes before it is trained, wanted \"cosine\", "
                       "or a run or an adapter in the place of the recipe");
   LoadedModel loaded;
-  loaded.classes = class_texts(recipe).classes;
+  const TextEmbeddings text = class_texts(recipe);
+  loaded.classes = text.classes;
+  if (!text.named && recipe.data.train) try {
+      // As in training: texts without names stand in the order of its classes.
+      const auto train = open_split(recipe, Split::train, recipe.data.classes);
+      if (train->classes().size() == loaded.classes.size()) loaded.classes = train->classes();
+    } catch (const Error&) {  // other images can be looked at without those
+    }
   Recipe plain = recipe;
   plain.adapter = NoAdapter{};  // not every adapter starts as the identity
   loaded.model = build_for_inference(plain, std::ssize(loaded.classes));

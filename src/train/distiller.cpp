@@ -39,6 +39,12 @@ at::Tensor log_of(const at::Tensor& probabilities) {
   return probabilities.clamp_min(std::numeric_limits<float>::min()).log();
 }
 
+/// One side or two, of pixels for the student, for the teacher.
+void scale_sides(std::vector<int64_t>& sides, const InputConfig& student,
+                 const InputConfig& teacher) {
+  for (size_t i = 0; i < sides.size(); ++i) sides[i] = sides[i] * teacher.size[i] / student.size[i];
+}
+
 /// The input of a teacher that sees what the student sees: its crops and filters, the teacher's
 /// size and normalisation. Pixels before a random crop grow with the size.
 InputConfig shared_input(const InputConfig& student, const InputConfig& teacher) {
@@ -46,13 +52,13 @@ InputConfig shared_input(const InputConfig& student, const InputConfig& teacher)
   input.size = teacher.size;
   input.mean = teacher.mean;
   input.std = teacher.std;
-  for (int64_t& side : input.resize_to) side = side * teacher.size[0] / student.size[0];
+  scale_sides(input.resize_to, student, teacher);
   return input;
 }
 
 AugmentConfig shared_augment(AugmentConfig augment, const InputConfig& student,
                              const InputConfig& teacher) {
-  for (int64_t& side : augment.resize_to) side = side * teacher.size[0] / student.size[0];
+  scale_sides(augment.resize_to, student, teacher);
   return augment;
 }
 

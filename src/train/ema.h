@@ -47,7 +47,7 @@ class Ema {
         averages_[i].copy_(weight);
       else if (weight.is_floating_point())
         averages_[i].mul_(decay).add_(weight, 1 - decay);
-      else
+      else if (!at::equal(averages_[i], weight))  // a constant would be rounded off itself
         averages_[i].copy_(averages_[i] * decay + weight * (1 - decay));
     }
   }

@@ -29,7 +29,8 @@ void fields(FieldVisitor& visitor, OptimizerConfig& config) {
 namespace {
 
 bool is_kernel(const std::string& name, const at::Tensor& tensor) {
-  for (const char* end : {"pos_embed", "cls_token", "dist_token", "reg_token"})
+  for (const char* end : {"pos_embed", "cls_token", "dist_token", "reg_token", "attention_biases",
+                          "relative_position_bias_table"})
     if (name.ends_with(end)) return false;
   return tensor.dim() > 1;
 }

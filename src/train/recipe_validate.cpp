@@ -398,6 +398,9 @@ void check_distillation(const Checker& check, const Recipe& recipe, bool needs_d
   for (size_t i = 0; needs_data && i < distill.teachers.size(); ++i)
     std::visit(TeacherChecker{check, "/distill/teachers/" + std::to_string(i)},
                distill.teachers[i].source);
+  check.require(
+      terms.feature == 0 || distill.view != DistillView::fix_ic_ens, "/distill/feature",
+      "got a weight with the view \"fix_ic_ens\", wanted 0: a mean over crops has no features");
   check.require(terms.feature == 0 || distill.store.file.empty(), "/distill/store/file",
                 "got a file with distill.feature, wanted none: features are not stored");
   check.require(terms.feature == 0 || distill.combine == TeacherCombination::sum ||

@@ -350,8 +350,9 @@ class Trainer {
   /// it. Of weights and average the better on `val` is kept, without `val` the average.
   TrainOutcome finish() {
     const bool take_best = recipe_.select == SelectRule::best_val && best_.epoch > 0;
-    const bool average = take_best ? best_.average : ema_ && (!splits_.val || average_is_better_);
-    if (ema_ && !take_best && average) ema_->swap();
+    const bool last_average = ema_ && (!splits_.val || average_is_better_);
+    const bool average = take_best ? best_.average : last_average;
+    if (last_average) ema_->swap();  // what is best takes its place below
     auto evaluated = [&](const Dataset& dataset, const char* split) {
       Json metrics = Json::parse(metrics_json(evaluate_split(dataset, split)));
       metrics["split"] = split;

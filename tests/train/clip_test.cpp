@@ -158,6 +158,15 @@ TEST_F(Clip, ARunOnAListKeepsTheNamesOfTheTexts) {
             (std::vector<std::string>{"a", "b", "c"}));
 }
 
+TEST_F(Clip, TextsWithoutNamesTakeThoseOfTheTrainingSet) {
+  const auto file = texts([](TensorMap& map) { map.metadata.clear(); });
+  const std::string set = "head.text=" + file.string();
+  EXPECT_EQ(load_untrained_model(clip_recipe({set})).classes,
+            (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(load_untrained_model(clip_recipe({set, "data.train.path=/absent"})).classes,
+            (std::vector<std::string>{"0", "1", "2"}));
+}
+
 TEST_F(Clip, OfFewerClassesTheseAloneAreAnswers) {
   const LoadedModel loaded = load_untrained_model(clip_recipe());
   const ImagePipeline pipeline(loaded.input, AugmentConfig{});

@@ -9,6 +9,7 @@
 
 #include "convpass/train/build.h"
 #include "convpass/train/schedule.h"
+#include "src/train/ema.h"
 #include "tests/adapters/reference.h"
 
 namespace convpass {
@@ -106,12 +107,24 @@ TEST(Optimizer, ClipsAsTorchDoes) {
 }
 
 TEST(Optimizer, SparesNormsAndBiasesWhenAsked) {
-  NamedTensors parameters{{"w", at::ones({2, 2}).set_requires_grad(true)},
-                          {"b", at::ones({2}).set_requires_grad(true)}};
+  NamedTensors parameters{
+      {"w", at::ones({2, 2}).set_requires_grad(true)},
+      {"b", at::ones({2}).set_requires_grad(true)},
+      {"a.attention_biases", at::ones({2, 2}).set_requires_grad(true)},
+      {"a.relative_position_bias_table", at::ones({2, 2}).set_requires_grad(true)}};
   for (auto& [name, tensor] : parameters) tensor.mutable_grad() = at::zeros_like(tensor);
   Optimizer({.weight_decay = 0.5, .decay_norm_and_bias = false}, parameters).step(1.0);
   EXPECT_TRUE(close(parameters[0].second, at::full({2, 2}, 0.5), 1e-6));
-  EXPECT_TRUE(close(parameters[1].second, at::ones({2}), 0));
+  for (size_t i = 1; i < 4; ++i)
+    EXPECT_TRUE(close(parameters[i].second, at::ones_like(parameters[i].second), 0)) << i;
+}
+
+TEST(Average, OfConstantsIsTheConstants) {
+  const at::Tensor weight = at::zeros({1}), indices = at::arange(400);
+  Ema average({.decay = 0.9999, .form = EmaForm::v2}, {{"w", weight}}, {{"indices", indices}});
+  for (int64_t step = 1; step <= 20; ++step) average.update(step);
+  average.swap();
+  EXPECT_TRUE(at::equal(indices, at::arange(400)));
 }
 
 TEST(Optimizer, LeavesAParameterWithoutGradientAloneAsTorchDoes) {

@@ -99,6 +99,20 @@ TEST(ShippedRecipes, FewShotIsThePapersProtocol) {
   }
 }
 
+TEST(ShippedRecipes, FunMatchTeachersSeeWhatTheStudentSees) {
+  for (const fs::path& file : shipped_recipes()) {
+    if (file.parent_path().filename() != "funmatch") continue;
+    const Recipe recipe = load_recipe(file);
+    for (const TeacherConfig& config : recipe.distill.teachers) {
+      const auto& teacher = std::get<CheckpointTeacher>(config.source);
+      EXPECT_EQ(teacher.image_size, recipe.backbone.image_size) << file;
+      EXPECT_EQ(teacher.input.resize, recipe.input.resize) << file;
+      EXPECT_EQ(teacher.input.resize_to, recipe.input.resize_to) << file;
+      EXPECT_EQ(teacher.input.interpolation, recipe.input.interpolation) << file;
+    }
+  }
+}
+
 TEST(ShippedRecipes, ThePresetHoldsOutWhatItsSearchChoosesBy) {
   const Recipe recipe = load_recipe(recipes() / "finetune.json");
   EXPECT_TRUE(std::holds_alternative<HeldOutSource>(recipe.data.val->source));
