@@ -148,6 +148,10 @@ void keep_first_blocks(BackboneCheckpoint& checkpoint, int64_t blocks) {
 }
 
 BackboneArchitecture backbone_variant(const std::string& name) {
+  constexpr size_t kLongest = 256;
+  if (name.size() > kLongest)
+    throw Error("backbone variant: got a name of " + std::to_string(name.size()) +
+                " characters, wanted at most " + std::to_string(kLongest));
   // No name of a ViT begins so.
   for (const char* start : {"resnet", "R", "r", "bit", "BiT"})
     if (name.starts_with(start)) return bit_variant(name);

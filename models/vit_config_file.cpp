@@ -130,7 +130,13 @@ class Object {
 std::optional<Json> read_object(const std::filesystem::path& file) {
   if (!std::filesystem::is_regular_file(file)) return std::nullopt;
   const std::vector<uint8_t> bytes = read_file(file);
-  Json json = Json::parse(bytes.begin(), bytes.end(), nullptr, /*allow_exceptions=*/false);
+  constexpr int kMaxDepth = 32;
+  const auto not_deep = [&](int depth, Json::parse_event_t, Json&) {
+    if (depth > kMaxDepth)
+      throw FileError(file, "nested deeper than " + std::to_string(kMaxDepth) + " levels");
+    return true;
+  };
+  Json json = Json::parse(bytes.begin(), bytes.end(), not_deep, /*allow_exceptions=*/false);
   if (json.is_discarded()) throw FileError(file, "is no JSON");
   return json;
 }

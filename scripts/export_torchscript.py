@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -49,9 +50,12 @@ def from_timm(name: str, options: argparse.Namespace) -> tuple[nn.Module, Notes]
     model = timm.create_model(name, pretrained=not options.random, **local, **classifier)
     config = timm.data.resolve_model_data_config(model)
     size = options.size or config["input_size"][-1]
+    mode = config.get("crop_mode", "center")
+    if mode not in ("center", "squash"):
+        raise SystemExit(f"{name}: crop_mode: got {mode}, wanted center or squash")
     return model, {
         "size": [size, size],
-        "resize": "short_side",
+        "resize": "stretch" if mode == "squash" else "short_side",
         "crop_fraction": config["crop_pct"],
         "interpolation": "bilinear" if config["interpolation"] == "bilinear" else "bicubic",
         "mean": list(config["mean"]),
@@ -182,8 +186,12 @@ def export(options: argparse.Namespace) -> None:
     notes = {"input": preprocessing}
     if not options.backbone:
         notes = {"classes": class_names(options, wanted.shape[1]), **notes}
-    exported.save(options.out)
-    options.out.with_suffix(".json").write_text(json.dumps(notes, indent=2) + "\n")
+    # Each whole or not at all, and no module without its notes.
+    aside = [options.out.with_name(options.out.name + ".part"), options.out.with_name(options.out.stem + ".json.part")]
+    exported.save(aside[0])
+    aside[1].write_text(json.dumps(notes, indent=2) + "\n")
+    os.replace(aside[1], options.out.with_suffix(".json"))
+    os.replace(aside[0], options.out)
     what = f"{wanted.shape[1]} {'features' if options.backbone else 'classes'}"
     print(f"wrote {options.out} and {options.out.with_suffix('.json')}: {what}")
 

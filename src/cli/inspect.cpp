@@ -20,8 +20,14 @@ using Json = nlohmann::ordered_json;
 
 /// The text of a metadata entry, or the JSON that it holds.
 Json metadata_value(const std::string& text) {
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return json.is_structured() ? json : Json(text);
+  constexpr int kMaxDepth = 32;
+  bool deep = false;
+  const auto look = [&](int depth, Json::parse_event_t, Json&) {
+    deep |= depth > kMaxDepth;
+    return !deep;  // to write it or to copy it would recurse
+  };
+  Json json = Json::parse(text, look, /*allow_exceptions=*/false);
+  return json.is_structured() && !deep ? json : Json(text);
 }
 
 void describe_adapter(const fs::path& file, Json& out) {

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <limits>
 #include <new>
@@ -65,6 +66,8 @@ int guarded(const std::vector<std::string>& words) {
                     kOurFault);
   } catch (const c10::Error& error) {
     return complain("internal error: " + first_line(error.what_without_backtrace()), kOurFault);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return complain(error.path1().string() + ": " + error.code().message(), kUsersInput);
   } catch (const std::exception& error) {
     return complain("internal error: " + first_line(error.what()), kOurFault);
   }

@@ -337,6 +337,10 @@ class PickleMachine {
         const auto* name = pop();
         const auto* module = pop();
         if (!name->is(Kind::text) || !module->is(Kind::text)) fail("names a global without text");
+        // Six bytes can ask for a copy of a text of any length.
+        constexpr size_t kLongest = 1024;
+        if (name->text.size() + module->text.size() > kLongest)
+          fail("names a global of more than " + std::to_string(kLongest) + " characters");
         push_text(Kind::global, module->text + "." + name->text);
         return true;
       }

@@ -74,7 +74,9 @@ int64_t TensorMap::parameters() const {
   return count;
 }
 
-TensorMap load_tensors(const std::filesystem::path& file) {
+namespace {
+
+TensorMap load_any(const std::filesystem::path& file) {
   auto mapped = MappedFile::open(file);
   auto bytes = mapped->bytes();
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -86,6 +88,20 @@ TensorMap load_tensors(const std::filesystem::path& file) {
   }
   throw FileError(file, "is of an unknown kind (it starts with " + in_quotes(text.substr(0, 8)) +
                             "), wanted safetensors, npz or a PyTorch zip file");
+}
+
+}  // namespace
+
+TensorMap load_tensors(const std::filesystem::path& file) {
+  TensorMap map = load_any(file);
+  // Those who read names look for patterns in them, which recurses once a character.
+  constexpr size_t kLongestName = 1024;
+  for (const auto& [name, tensor] : map.tensors)
+    if (name.size() > kLongestName)
+      throw FileError(file, "tensor " + in_quotes(name.substr(0, 80)) + "...: a name of " +
+                                std::to_string(name.size()) + " characters, wanted at most " +
+                                std::to_string(kLongestName));
+  return map;
 }
 
 std::optional<uint64_t> bytes_of(std::span<const int64_t> shape, c10::ScalarType dtype) {

@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "convpass/core/error.h"
 #include "convpass/core/rng.h"
 
 namespace convpass {
@@ -178,9 +179,13 @@ struct BatchStream::State {
     for (size_t i = 0; i < views.size(); ++i) {
       const auto& [view, random, pixels] = views[i];
       if (pixels != i) continue;
-      made_views[i] =
-          random ? view.pipeline->training_view(image, Rng(key_of(view, index, epoch, copy)))
-                 : view.pipeline->evaluation_view(image);
+      try {
+        made_views[i] =
+            random ? view.pipeline->training_view(image, Rng(key_of(view, index, epoch, copy)))
+                   : view.pipeline->evaluation_view(image);
+      } catch (const Error& error) {
+        throw FileError(dataset.name(index), error.what());
+      }
     }
     return made_views;
   }

@@ -76,9 +76,10 @@ std::unique_ptr<Dataset> open_source(const CifarSource& source, const DecodeOpti
   auto bytes = std::make_shared<std::vector<uint8_t>>();
   for (const fs::path& file : layout.files) {
     const std::vector<uint8_t> part = read_file(file);
-    if (part.size() % static_cast<size_t>(step) != 0) {
+    if (part.empty() || part.size() % static_cast<size_t>(step) != 0) {
       throw FileError(file, "cifar: got " + std::to_string(part.size()) +
-                                " bytes, wanted a multiple of " + std::to_string(step));
+                                " bytes, wanted a multiple of " + std::to_string(step) +
+                                " above 0");
     }
     bytes->insert(bytes->end(), part.begin(), part.end());
   }

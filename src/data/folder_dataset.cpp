@@ -32,12 +32,14 @@ struct Entries {
 Entries list(const fs::path& folder) {
   std::error_code error;
   fs::directory_iterator it(folder, error);
-  if (error) throw FileError(folder, "cannot list this folder: " + error.message());
   Entries entries;
-  for (; it != fs::directory_iterator(); it.increment(error)) {
+  for (;; it.increment(error)) {
+    // An increment that fails ends the iteration too.
     if (error) throw FileError(folder, "cannot list this folder: " + error.message());
+    if (it == fs::directory_iterator()) break;
     if (hidden(it->path())) continue;
-    (it->is_directory(error) ? entries.folders : entries.files).push_back(it->path());
+    std::error_code none;
+    (it->is_directory(none) ? entries.folders : entries.files).push_back(it->path());
   }
   auto by_name = [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); };
   std::sort(entries.folders.begin(), entries.folders.end(), by_name);

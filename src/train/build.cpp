@@ -379,9 +379,9 @@ void place(TunedModel& model, const Recipe& recipe) {
   try {
     place(model, recipe.train.device, recipe.train.precision);
   } catch (const Error& error) {
-    const std::string what = error.what(), said = "precision: ";
-    throw RecipeError(recipe.where("/train/precision"), "/train/precision",
-                      what.starts_with(said) ? what.substr(said.size()) : what);
+    std::string what = error.what();
+    if (what.starts_with("precision: ")) what.erase(0, what.find(' ') + 1);
+    throw RecipeError(recipe.where("/train/precision"), "/train/precision", what);
   }
 }
 

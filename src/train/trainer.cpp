@@ -78,10 +78,8 @@ class Trainer {
         options.share * static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_);
     last_step_ = std::min(total_steps_, steps_per_epoch_ * static_cast<int64_t>(std::ceil(epochs)));
     constexpr int64_t kLogLines = 1000;
-    log_every_ = recipe.train.log_every > 0
-                     ? recipe.train.log_every
-                     : (total_steps_ / steps_per_epoch_ + kLogLines - 1) / kLogLines;
-    log_every_ = std::max<int64_t>(1, log_every_);
+    const int64_t least = (total_steps_ / steps_per_epoch_ + kLogLines - 1) / kLogLines;
+    log_every_ = std::max<int64_t>(1, recipe.train.log_every > 0 ? recipe.train.log_every : least);
   }
 
   TrainOutcome run() {

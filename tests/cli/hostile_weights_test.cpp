@@ -11,6 +11,24 @@ const std::vector<Case>& checkpoints() {
        ""},
       {"SafetensorsHeaderLength", file_with(kWeights, std::string(8, '\x7f') + "{}"),
        "inspect " + kWeights, kWeights, ""},
+      {"SafetensorsNameWithoutEnd",
+       file_with(kWeights,
+                 safetensors("{\"body.conv1.conv.weight\":{\"dtype\":\"F32\",\"shape\":[0],"
+                             "\"data_offsets\":[0,0]},\"body.layer1.0." +
+                                 std::string(60000, 'a') +
+                                 "\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+                             "abcd")),
+       "inspect " + kWeights, kWeights, "wanted at most 1024"},
+      {"ConfigNestedWithoutEnd",
+       [](const DamagedInput& t) {
+         t.copy("vit/hf_vit/model.safetensors", "hf/model.safetensors");
+         t.write("hf/config.json",
+                 "{\"hidden_size\":" + repeated("[", 200000) + repeated("]", 200000) + "}");
+       },
+       "bench --steps 1 --set backbone.weights=hf/model.safetensors", "hf/config.json",
+       "nested deeper than 32 levels"},
+      {"PathTooLong", nothing, "inspect " + std::string(300, 'p'), std::string(300, 'p'),
+       "too long"},
       {"SafetensorsHeaderNested",
        file_with(kWeights, safetensors("{\"a\":" + std::string(100000, '['), "")),
        "inspect " + kWeights, kWeights, ""},

@@ -145,8 +145,10 @@ TEST(BatchStream, OneCacheServesOneStreamAfterAnother) {
 TEST(BatchStream, LeavesOutThePixelsOfSamplesThatAreKnown) {
   const FakeDataset dataset(12);
   const ImagePipeline pipeline = pipeline_of(true);
-  BatchStream whole(dataset, pipeline, {.batch_size = 4});
-  const std::vector<Batch> wanted = take(whole, 3);
+  const std::vector<Batch> wanted = [&] {
+    BatchStream whole(dataset, pipeline, {.batch_size = 4});
+    return take(whole, 3);
+  }();  // which ends its workers
   const int64_t before = dataset.decoded();
   StreamOptions options{.batch_size = 4};
   options.known = [](int64_t sample) { return sample % 3 == 0; };

@@ -271,7 +271,9 @@ TEST(CifarDataset, RefusesDamagedFiles) {
   write_bytes(folder / "test_batch.bin", bytes);
   EXPECT_EQ(failure({CifarSource{folder.path(), "test"}}),
             "data.train: " + (folder / "test_batch.bin").string() +
-                ": cifar: got 6145 bytes, wanted a multiple of 3073");
+                ": cifar: got 6145 bytes, wanted a multiple of 3073 above 0");
+  std::ofstream(folder / "test_batch.bin", std::ios::trunc).close();
+  EXPECT_NE(failure({CifarSource{folder.path(), "test"}}).find("got 0 bytes"), std::string::npos);
 }
 
 TEST(NpzDataset, ReadsGreyAndColour) {
