@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -63,41 +64,49 @@ inline void clear(typename Sum<kElement>::Vector (&sums)[kRows][kColumns]) {
     for (int v = 0; v < kColumns; ++v) sums[r][v] = Sum<kElement>::zero();
 }
 
-/// 2^x for any x a float can hold, to 2e-7.
+/// 2^x to 3e-6 for x from -100; what is less counts as that. A denormal result, and what is then
+/// computed with it, takes a hundred times as long.
 inline __m512 exp2_ps(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
+  x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 f = _mm512_sub_ps(x, whole);  // in [-0.5, 0.5]
-  __m512 p = _mm512_set1_ps(1.5403530e-4f);  // Taylor series of 2^f
-  for (float c : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
+  __m512 p = _mm512_set1_ps(9.5701003e-3f);  // the polynomial with the least relative error
+  for (float c : {5.5917863e-2f, 0.24024745f, 0.69312181f, 0.99999926f})
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
   return _mm512_scalef_ps(p, whole);
 }
 
+/// 1 / x to 2e-7 for a normal x whose inverse is normal: an estimate and a step of Newton's, four
+/// times as fast as a division.
+inline __m512 inverse(__m512 x) {
+  const __m512 y = _mm512_rcp14_ps(x);
+  return _mm512_mul_ps(y, _mm512_fnmadd_ps(x, y, _mm512_set1_ps(2.0f)));
+}
+
 inline __m512 sigmoid(__m512 x) {
   const __m512 one = _mm512_set1_ps(1.0f);
-  const __m512 e = exp2_ps(_mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f)));
-  return _mm512_div_ps(one, _mm512_add_ps(one, e));
+  const __m512 e = exp2_ps(
+      _mm512_min_ps(_mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f)), _mm512_set1_ps(100.0f)));
+  return inverse(_mm512_add_ps(one, e));
 }
 
 struct Activated {
   __m512 value, slope;
 };
 
-/// x Phi(x) and its derivative; erf by formula 7.1.26 of Abramowitz and Stegun (error
-/// below 1.5e-7), whose exponential is the density's, too.
+/// x Phi(x) and its derivative, to a tenth of what rounding to bfloat16 costs. Phi(-|x|) is
+/// exp(-x^2 / 2), which the density is made of, too, times a polynomial in 1 / (1 + 0.29 |x|) with
+/// the least relative error: 9e-5 up to |x| = 7.
 inline Activated gelu(__m512 x) {
-  const __m512 one = _mm512_set1_ps(1.0f), half = _mm512_set1_ps(0.5f);
-  const __m512 z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
-  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
-  const __m512 bell =
-      exp2_ps(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.72134752f)));  // exp(-x^2 / 2)
-  __m512 p = _mm512_set1_ps(1.061405429f);
-  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const __m512 t = _mm512_rcp14_ps(_mm512_fmadd_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.29f), one));
+  const __m512 bell = exp2_ps(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.72134752f)));
+  __m512 p = _mm512_set1_ps(0.25944422f);
+  for (float c : {-3.0378479e-2f, 0.16067823f, 0.1102998f})
     p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c));
-  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(_mm512_mul_ps(p, t), bell), half);  // Phi(-|x|)
-  const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-  const __m512 phi = _mm512_mask_blend_ps(negative, _mm512_sub_ps(one, tail), tail);
+  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), bell);  // Phi(-|x|)
+  const __mmask16 positive = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ);
+  const __m512 phi = _mm512_mask_sub_ps(tail, positive, one, tail);
   const __m512 density = _mm512_mul_ps(bell, _mm512_set1_ps(0.39894228f));
   return {_mm512_mul_ps(x, phi), _mm512_fmadd_ps(x, density, phi)};
 }
@@ -124,23 +133,13 @@ inline Activated quick_gelu(__m512 x) {
   return {_mm512_mul_ps(x, s), _mm512_fmadd_ps(scaled, _mm512_mul_ps(s, _mm512_sub_ps(one, s)), s)};
 }
 
-/// The first `left` lanes of a vector, all where there are more.
+/// The first `left` lanes of a vector: all where there are more, none where there are none.
 inline __mmask16 lanes(int64_t left) {
-  return left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1);
+  return static_cast<__mmask16>((1u << std::clamp<int64_t>(left, 0, 16)) - 1);
 }
 inline __m512 load_bf16(const uint16_t* from, __mmask16 mask) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
-}
-constexpr float kSlopeStep = 1.0f / 196, kLeastSlope = -0.15f;
-inline void store_slope(uint8_t* to, __mmask16 mask, __m512 slope) {
-  const __m512i step = _mm512_cvtps_epi32(_mm512_mul_ps(
-      _mm512_sub_ps(slope, _mm512_set1_ps(kLeastSlope)), _mm512_set1_ps(1 / kSlopeStep)));
-  _mm_mask_storeu_epi8(to, mask, _mm512_cvtusepi32_epi8(step));
-}
-inline __m512 load_slope(const uint8_t* from, __mmask16 mask) {
-  const __m512 step = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from)));
-  return _mm512_fmadd_ps(step, _mm512_set1_ps(kSlopeStep), _mm512_set1_ps(kLeastSlope));
 }
 inline void store_bf16(uint16_t* to, __mmask16 mask, __m512 value) {
   _mm256_mask_storeu_epi16(to, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));

@@ -3,40 +3,13 @@
 #include "models/gemm_kernels.h"
 
 #include <algorithm>
+#include <atomic>
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BF16__)
-#include "models/avx512.h"
+#include "models/product_finish.h"
 
 namespace convpass::kernels {
 namespace {
-
-inline void finish(const Product& product, int64_t row, int64_t column, __mmask16 mask,
-                   __m512 value) {
-  if (product.bias != nullptr)
-    value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, product.bias + column));
-  const int64_t at = row * product.out_stride + column;
-  Activated activated{value, value};
-  switch (product.finish) {
-    case Finish::none:
-      store_bf16(product.out + at, mask, value);
-      return;
-    case Finish::slope:
-      store_bf16(product.out + at, mask,
-                 _mm512_mul_ps(value, load_slope(product.slope + at, mask)));
-      return;
-    case Finish::gelu:
-      activated = gelu(value);
-      break;
-    case Finish::gelu_tanh:
-      activated = gelu_tanh(value);
-      break;
-    case Finish::quick_gelu:
-      activated = quick_gelu(value);
-      break;
-  }
-  store_bf16(product.out + at, mask, activated.value);
-  if (product.slope != nullptr) store_slope(product.slope + at, mask, activated.slope);
-}
 
 template <Element kElement, int kRows>
 void tile(const Product& product, int64_t panel, int64_t row) {
@@ -47,30 +20,19 @@ void tile(const Product& product, int64_t panel, int64_t row) {
                        static_cast<const uint8_t*>(product.weight) + panel * product.weight_stride,
                        product.depth / group_of(kElement), sums);
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < kVectors; v += 2) {
     const int64_t column = panel * kPanel + v * 16;
     if (column >= product.columns) break;
-    const __mmask16 mask = lanes(product.columns - column);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      if constexpr (kElement == Element::s8) {
-        const __m512i offset = _mm512_maskz_loadu_epi32(mask, product.column_offset + column);
-        __m512 scale = _mm512_set1_ps(product.row_scale[row + r]);
-        if (product.column_scale != nullptr)
-          scale = _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(mask, product.column_scale + column));
-        finish(product, row + r, column, mask,
-               _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][v], offset)), scale));
-      } else {
-        finish(product, row + r, column, mask, sums[r][v]);
-      }
-    }
+    for (int r = 0; r < kRows; ++r) finish(product, row + r, column, sums[r][v], sums[r][v + 1]);
   }
 }
 
 template <Element kElement>
 void rows_of(const Product& product, int64_t panel, int64_t first, int64_t last) {
   int64_t row = first;
-  for (; row + kTileRows <= last; row += kTileRows) tile<kElement, kTileRows>(product, panel, row);
+  for (; row + kVectorRows <= last; row += kVectorRows)
+    tile<kElement, kVectorRows>(product, panel, row);
   switch (last - row) {
     case 5:
       return tile<kElement, 5>(product, panel, row);
@@ -95,10 +57,10 @@ bool supported() {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
 
-bool has_amx_bf16() { return __builtin_cpu_supports("amx-bf16"); }
-
 void multiply(const Product& product, int64_t panel, int64_t first_row, int64_t last_row) {
-  if (product.element == Element::s8)
+  if (unit() == Unit::tiles)
+    tiles::multiply(product, panel, first_row, last_row);
+  else if (product.element == Element::s8)
     rows_of<Element::s8>(product, panel, first_row, last_row);
   else
     rows_of<Element::bf16>(product, panel, first_row, last_row);
@@ -132,9 +94,28 @@ void quantise_rows(const uint16_t* input, int64_t rows, int64_t depth, int64_t i
 
 namespace convpass::kernels {
 bool supported() { return false; }
-bool has_amx_bf16() { return false; }
 void multiply(const Product&, int64_t, int64_t, int64_t) {}
 void quantise_rows(const uint16_t*, int64_t, int64_t, int64_t, const float*, uint8_t*, float*) {}
 }  // namespace convpass::kernels
 
 #endif
+
+namespace convpass::kernels {
+namespace {
+std::atomic<Unit>& chosen_unit() {
+  static std::atomic<Unit> unit = tiles::supported() ? Unit::tiles : Unit::vectors;
+  return unit;
+}
+}  // namespace
+
+Unit unit() { return chosen_unit().load(std::memory_order_relaxed); }
+
+bool use(Unit unit) {
+  if (unit == Unit::tiles && !tiles::supported()) return false;
+  chosen_unit() = unit;
+  return true;
+}
+
+int64_t rows_at_once() { return unit() == Unit::tiles ? 32 : kVectorRows; }
+
+}  // namespace convpass::kernels

@@ -3,18 +3,27 @@
 #include <cstdint>
 
 /// Matrix products of a batch of tokens with a frozen weight, on one thread, for CPUs with
-/// AVX512-VNNI and AVX512-BF16. Plain memory, no LibTorch: models/packed_linear.cpp calls these
-/// from its threads.
+/// AVX512-VNNI and AVX512-BF16, and with AMX where there is that, too. Plain memory, no LibTorch:
+/// models/packed_linear.cpp calls these from its threads.
 namespace convpass::kernels {
 
-/// Rows that one micro-kernel computes at once, and columns of a panel of the packed weight.
-constexpr int64_t kTileRows = 6;
+/// Rows that the vectors' micro-kernel computes at once, and columns of a panel of the packed
+/// weight.
+constexpr int64_t kVectorRows = 6;
 constexpr int64_t kPanel = 64;
 
 /// Whether this CPU has what the kernels need.
 bool supported();
-/// Whether it multiplies tiles of bfloat16, which these kernels do not use.
-bool has_amx_bf16();
+
+/// What multiplies: the vectors of AVX512, or the tiles of AMX, several times as fast. An int8
+/// product is the same to the bit; one of bfloat16 adds up in another order.
+enum class Unit : uint8_t { vectors, tiles };
+/// The one in use: tiles where the CPU has them and the operating system grants them.
+Unit unit();
+/// Another one from now on, to compare them; false if this machine does not have it.
+bool use(Unit unit);
+/// A thread's rows are best a multiple of this.
+int64_t rows_at_once();
 
 enum class Element : uint8_t {
   s8,    ///< weights int8, inputs uint8 (int8 + 128); groups of 4 along K
@@ -59,5 +68,11 @@ void multiply(const Product& product, int64_t panel, int64_t first_row, int64_t 
 /// there is one, to uint8 around 128, each row with the scale max|x| / 127 of its own.
 void quantise_rows(const uint16_t* input, int64_t rows, int64_t depth, int64_t input_stride,
                    const float* factor, uint8_t* out, float* scale);
+
+namespace tiles {
+/// Asks the operating system for the tiles once.
+bool supported();
+void multiply(const Product& product, int64_t panel, int64_t first_row, int64_t last_row);
+}  // namespace tiles
 
 }  // namespace convpass::kernels

@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <atomic>
+
 #include "convpass/core/error.h"
 
 namespace convpass {
@@ -14,9 +16,16 @@ using kernels::Finish;
 using kernels::kPanel;
 using PackedPtr = c10::intrusive_ptr<PackedLinear>;
 
-/// Rows that one thread computes of one panel before it goes on: few enough to stay in its cache,
-/// enough to make the panel worth loading.
-constexpr int64_t kBlockRows = 192;
+/// Rows of `row_bytes` that a thread computes of a panel before it goes to the next: as many as
+/// stay in its cache, but enough to make the panel worth loading, and few enough for all threads.
+int64_t block_rows(int64_t rows, int64_t row_bytes, int64_t panels) {
+  constexpr int64_t kCacheBytes = 1 << 20, kFewest = 192;
+  const int64_t at_once = kernels::rows_at_once();
+  const int64_t tasks = 4 * at::get_num_threads();
+  const int64_t shared = rows * panels / tasks;
+  const int64_t count = std::min(std::max(kFewest, kCacheBytes / row_bytes), shared);
+  return std::max<int64_t>(1, count / at_once) * at_once;
+}
 
 int64_t value_bytes(Element element) { return element == Element::s8 ? 1 : 2; }
 int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
@@ -56,11 +65,6 @@ at::Tensor transposed(const PackedLinear::Side& side, Element element) {
 std::optional<std::string> PackedLinear::unsupported(Precision precision) {
   if (precision == Precision::f32) return "float32 is not packed";
   if (!kernels::supported()) return "this CPU has no AVX512_VNNI and AVX512_BF16";
-  // A tile of AMX multiplies several times as fast as the vectors of our kernels, and LibTorch's
-  // product (oneDNN) uses it. Known from the instructions' rates: no such machine was at hand to
-  // run this on. LibTorch has no int8 product with a scale for each token, so int8 stays ours.
-  if (precision == Precision::bf16 && kernels::has_amx_bf16())
-    return "this CPU has AMX_BF16, with which LibTorch's product is faster";
   return std::nullopt;
 }
 
@@ -170,19 +174,16 @@ at::Tensor PackedLinear::run(Side& side, const at::Tensor& input, int64_t first_
     product.column_offset = offset.const_data_ptr<int32_t>() + first_panel * kPanel;
   }
 
-  // Threads take blocks of rows of the same panel in turn, so that what they share is in a cache.
-  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const int64_t tiles = (rows + kernels::kTileRows - 1) / kernels::kTileRows;
-  const int64_t block_rows = (tiles + blocks - 1) / blocks * kernels::kTileRows;
-  const int64_t tasks = blocks * panels_of(columns);
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), tasks);
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread)
-      for (int64_t task = thread; task < tasks; task += threads) {
-        const int64_t first = task % blocks * block_rows;
-        kernels::multiply(product, task / blocks, std::min(first, rows),
-                          std::min(first + block_rows, rows));
-      }
+  // Block by block, so that its inputs are read from the cache for each panel of weights. Threads
+  // take what is next instead of equal shares: they are not equally fast.
+  const int64_t panels = panels_of(columns), block = block_rows(rows, product.input_stride, panels);
+  const int64_t tasks = (rows + block - 1) / block * panels;
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tasks), 1, [&](int64_t, int64_t) {
+    for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
+      const int64_t first = task / panels * block;
+      kernels::multiply(product, task % panels, first, std::min(first + block, rows));
+    }
   });
   return out;
 }

@@ -18,11 +18,6 @@ double relative_error(const at::Tensor& got, const at::Tensor& wanted) {
   return (difference.norm() / wanted.to(at::kFloat).norm()).item<double>();
 }
 
-/// Error of `got` against float32, as a multiple of the error that LibTorch's own bfloat16 makes.
-double times_plain_error(const at::Tensor& got, const at::Tensor& plain, const at::Tensor& exact) {
-  return relative_error(got, exact) / relative_error(plain, exact);
-}
-
 VitConfig small_vit() {
   VitConfig config;
   config.width = 64;
@@ -38,9 +33,9 @@ struct Outcome {
 };
 
 /// A ViT with a Convpass that is not fresh any more: features, and the first bypass's gradient.
-Outcome run_vit(Precision precision, bool packed) {
+Outcome run_vit(Precision precision, bool packed, uint64_t draw = 0) {
   const VitConfig config = small_vit();
-  TensorMap weights = Vit::random_weights(config, 3);
+  TensorMap weights = Vit::random_weights(config, 3 + draw);
   for (auto& [name, tensor] : weights.tensors)
     if (tensor.dim() > 1) tensor.mul_(6);
   Vit vit(config, weights, {.image_size = {16, 16}});
@@ -59,13 +54,28 @@ Outcome run_vit(Precision precision, bool packed) {
   return run;
 }
 
+/// How far from float32, on average over some ViTs: one alone may be near by chance.
+struct MeanError {
+  double features = 0, gradient = 0;
+  void add(const Outcome& got, const Outcome& exact) {
+    features += relative_error(got.features, exact.features);
+    gradient += relative_error(got.gradient, exact.gradient);
+  }
+};
+
 TEST(PackedVit, IsAsNearToFloat32AsThePlainOne) {
   if (PackedLinear::unsupported(Precision::bf16)) GTEST_SKIP() << "no kernels";
-  const Outcome exact = run_vit(Precision::f32, true), plain = run_vit(Precision::bf16, false),
-                packed = run_vit(Precision::bf16, true);
-  EXPECT_FALSE(at::equal(plain.features, packed.features));
-  EXPECT_LT(times_plain_error(packed.features, plain.features, exact.features), 1.2);
-  EXPECT_LT(times_plain_error(packed.gradient, plain.gradient, exact.gradient), 1.2);
+  MeanError of_plain, of_packed;
+  for (uint64_t draw = 0; draw < 12; ++draw) {
+    const Outcome exact = run_vit(Precision::f32, true, draw),
+                  plain = run_vit(Precision::bf16, false, draw),
+                  packed = run_vit(Precision::bf16, true, draw);
+    EXPECT_FALSE(at::equal(plain.features, packed.features));
+    of_plain.add(plain, exact);
+    of_packed.add(packed, exact);
+  }
+  EXPECT_LT(of_packed.features, 1.2 * of_plain.features);
+  EXPECT_LT(of_packed.gradient, 1.2 * of_plain.gradient);
 }
 
 TEST(PackedVit, InInt8IsNearToFloat32) {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "convpass/models/vit.h"
+#include "models/gemm_kernels.h"
 #include "models/packed_attention.h"
 #include "models/packed_linear.h"
 
@@ -33,6 +34,14 @@ at::Tensor steps(const at::Tensor& x) {
   return (x / scale).round() * scale;
 }
 
+/// Runs `work` in each unit that this machine has; the one in use is put back.
+template <class Work>
+void in_each_unit(const Work& work) {
+  const kernels::Unit before = kernels::unit();
+  for (const kernels::Unit unit : {kernels::Unit::vectors, kernels::Unit::tiles})
+    if (kernels::use(unit)) work(unit);
+  kernels::use(before);
+}
 class Packed : public ::testing::TestWithParam<Precision> {
  protected:
   void SetUp() override {
@@ -77,6 +86,40 @@ TEST_P(Packed, LinearEqualsItsDefinitionBothWays) {
     }
     EXPECT_LT(relative_error(input.grad(), wanted), kRounding) << rows << " " << in << " " << out;
     EXPECT_EQ(packed->values(), weight.numel() + out);
+  }
+}
+
+TEST_P(Packed, TilesEqualVectors) {
+  if (!kernels::tiles::supported()) GTEST_SKIP() << "this machine has no AMX";
+  // Rows, depths and columns that are whole tiles, and all ways in which they are not.
+  for (const auto& [rows, in, out] : {std::array<int64_t, 3>{1, 4, 4},
+                                      {5, 36, 100},
+                                      {16, 64, 32},
+                                      {17, 96, 64},
+                                      {32, 128, 192},
+                                      {37, 100, 36},
+                                      {197, 768, 72},
+                                      {1300, 256, 160}}) {
+    const PackedPtr packed = layer(normal({out, in}, 1), normal({out}, 2));
+    const at::Tensor x = normal({rows, in}, 3).to(at::kBFloat16);
+    const at::Tensor grad = normal({rows, out}, 4).to(at::kBFloat16);
+    std::vector<at::Tensor> outs, slopes, backs;
+    in_each_unit([&](kernels::Unit) {
+      slopes.push_back(at::zeros({rows, out}, at::kByte));
+      outs.push_back(packed->multiply(x, {kernels::Finish::gelu, slopes.back()}));
+      backs.push_back(packed->multiply_back(grad, {}));
+    });
+    const std::string where =
+        std::to_string(rows) + " " + std::to_string(in) + " " + std::to_string(out);
+    if (int8()) {
+      EXPECT_TRUE(at::equal(outs[0], outs[1])) << where;
+      EXPECT_TRUE(at::equal(slopes[0], slopes[1])) << where;
+      EXPECT_TRUE(at::equal(backs[0], backs[1])) << where;
+    } else {
+      EXPECT_LT(relative_error(outs[1], outs[0]), kRounding) << where;
+      EXPECT_LE((slopes[0].to(at::kInt) - slopes[1].to(at::kInt)).abs().max().item<int>(), 1);
+      EXPECT_LT(relative_error(backs[1], backs[0]), kRounding) << where;
+    }
   }
 }
 
@@ -169,16 +212,19 @@ TEST(PackedAttention, IsAsNearToFloat32AsThePlainOne) {
       out.backward(grad.to(type));
       return std::pair{out.detach(), input.grad()};
     };
-    const auto exact = run(at::kFloat, false), plain = run(at::kBFloat16, false),
-               packed = run(at::kBFloat16, true);
-    const std::string where = std::to_string(queries) + " of " + std::to_string(tokens) +
-                              " tokens, width " + std::to_string(dim);
-    if (tokens == 1) {  // nothing to weigh: the value itself, its gradient the output's
-      EXPECT_TRUE(at::equal(packed.first, plain.first)) << where;
-      continue;
-    }
-    EXPECT_LT(times_plain_error(packed.first, plain.first, exact.first), 1.2) << where;
-    EXPECT_LT(times_plain_error(packed.second, plain.second, exact.second), 1.2) << where;
+    const auto exact = run(at::kFloat, false), plain = run(at::kBFloat16, false);
+    in_each_unit([&](kernels::Unit unit) {
+      const auto packed = run(at::kBFloat16, true);
+      const std::string where = std::to_string(queries) + " of " + std::to_string(tokens) +
+                                " tokens, width " + std::to_string(dim) +
+                                (unit == kernels::Unit::tiles ? " in tiles" : " in vectors");
+      if (tokens == 1) {  // nothing to weigh: the value itself, its gradient the output's
+        EXPECT_TRUE(at::equal(packed.first, plain.first)) << where;
+        return;
+      }
+      EXPECT_LT(times_plain_error(packed.first, plain.first, exact.first), 1.2) << where;
+      EXPECT_LT(times_plain_error(packed.second, plain.second, exact.second), 1.2) << where;
+    });
   }
 }
 
