@@ -6,6 +6,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cctype>
+#include <cstdlib>
+#include <string>
+
 #include "models/amx.h"
 #include "models/product_finish.h"
 
@@ -115,12 +119,22 @@ bool granted() {
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 
+/// oneDNN's own limit holds for these kernels, too, so that LibTorch and they are compared on equal
+/// terms: ONEDNN_MAX_CPU_ISA, whose values with tiles have AMX in their names.
+bool within_limit() {
+  const char* limit = std::getenv("ONEDNN_MAX_CPU_ISA");
+  if (limit == nullptr) return true;
+  std::string isa(limit);
+  for (char& letter : isa) letter = static_cast<char>(std::toupper(letter));
+  return isa.empty() || isa == "ALL" || isa == "DEFAULT" || isa.find("AMX") != std::string::npos;
+}
+
 }  // namespace
 
 bool supported() {
-  static const bool has = kernels::supported() && __builtin_cpu_supports("amx-tile") &&
-                          __builtin_cpu_supports("amx-bf16") &&
-                          __builtin_cpu_supports("amx-int8") && granted();
+  static const bool has =
+      within_limit() && kernels::supported() && __builtin_cpu_supports("amx-tile") &&
+      __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") && granted();
   return has;
 }
 
