@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 
@@ -69,6 +70,10 @@ struct alignas(64) PanelSums {
   __m512 real(int row, int64_t column) const { return _mm512_castsi512_ps(whole(row, column)); }
 };
 
+/// To be called between writing memory and reading it as a tile: the compiler does not know that
+/// the instruction reads what is behind its pointer.
+inline void finish_stores() { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
 /// tiles += rows times 32 columns of a panel, over kStep groups.
 template <Element kElement, bool kBoth>
 inline void multiply_step(const uint8_t* rows, int64_t stride, const uint32_t* panel) {
@@ -95,6 +100,7 @@ inline void multiply_step(const uint8_t* rows, int64_t stride, const uint32_t* p
 
 template <bool kBoth>
 inline void clear_tiles() {
+  finish_stores();
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (kBoth) {
@@ -113,6 +119,7 @@ inline void store_tiles(PanelSums& sums, int64_t column) {
     _tile_stored(2, &sums.values[kSide][column], kStride);
     _tile_stored(3, &sums.values[kSide][column + kSide], kStride);
   }
+  finish_stores();
 }
 
 }  // namespace

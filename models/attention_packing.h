@@ -91,8 +91,8 @@ inline void pack_interleaved(Rows rows, int64_t count, int64_t dim, int64_t pair
   }
 }
 
-/// from `[rows, columns]` (dense rows of `stride` values, both counts multiples of 16 that are
-/// there) to its transpose in pairs: to `[columns, rows / 2]` lanes, each of two rows.
+/// from `[rows, columns]` (dense rows of `stride` values; `rows` even, `columns` a multiple of
+/// 16) to its transpose in pairs: to `[columns, rows / 2]` lanes, each of two rows.
 inline void transpose_pairs(const uint16_t* from, int64_t rows, int64_t columns, int64_t stride,
                             uint32_t* to) {
   for (int64_t c = 0; c < columns; c += 16)

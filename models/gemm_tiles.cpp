@@ -3,6 +3,7 @@
 #include "models/gemm_kernels.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -96,6 +97,7 @@ class PanelProduct {
     }
     if (end_.groups > 0) {
       end_.take(input + steps_ * kLineBytes, product_.input_stride, rows);
+      finish_stores();
       multiply_step<kElement, kBoth>(&end_.rows[0][0], kLineBytes, &end_.panel[0][column]);
     }
     store_tiles<kBoth>(sums, column);
@@ -119,22 +121,28 @@ bool granted() {
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 
-/// oneDNN's own limit holds for these kernels, too, so that LibTorch and they are compared on equal
-/// terms: ONEDNN_MAX_CPU_ISA, whose values with tiles have AMX in their names.
-bool within_limit() {
+bool cpu_has_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;  // leaf 7: AMX_BF16, AMX_TILE and AMX_INT8 in EDX
+  constexpr unsigned kAll = 1u << 22 | 1u << 24 | 1u << 25;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAll) == kAll;
+}
+
+/// A limit that keeps oneDNN off the tiles does so here, too, so that LibTorch and these kernels
+/// are compared on equal terms. The names of instruction sets with tiles have AMX in them.
+bool limited() {
   const char* limit = std::getenv("ONEDNN_MAX_CPU_ISA");
-  if (limit == nullptr) return true;
+  if (limit == nullptr) limit = std::getenv("DNNL_MAX_CPU_ISA");
+  if (limit == nullptr) return false;
   std::string isa(limit);
-  for (char& letter : isa) letter = static_cast<char>(std::toupper(letter));
-  return isa.empty() || isa == "ALL" || isa == "DEFAULT" || isa.find("AMX") != std::string::npos;
+  for (char& letter : isa)
+    letter = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
+  return !isa.empty() && isa != "ALL" && isa != "DEFAULT" && isa.find("AMX") == std::string::npos;
 }
 
 }  // namespace
 
 bool supported() {
-  static const bool has =
-      within_limit() && kernels::supported() && __builtin_cpu_supports("amx-tile") &&
-      __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") && granted();
+  static const bool has = kernels::supported() && cpu_has_tiles() && !limited() && granted();
   return has;
 }
 

@@ -176,7 +176,8 @@ at::Tensor PackedLinear::run(Side& side, const at::Tensor& input, int64_t first_
 
   // Block by block, so that its inputs are read from the cache for each panel of weights. Threads
   // take what is next instead of equal shares: they are not equally fast.
-  const int64_t panels = panels_of(columns), block = block_rows(rows, product.input_stride, panels);
+  const int64_t panels = panels_of(columns),
+                block = block_rows(rows, depth * value_bytes(element_), panels);
   const int64_t tasks = (rows + block - 1) / block * panels;
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tasks), 1, [&](int64_t, int64_t) {

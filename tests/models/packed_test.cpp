@@ -141,6 +141,17 @@ TEST_P(Packed, LinearTakesViewsAndPartsOfItsChannels) {
   EXPECT_LT(relative_error(from_part, x.grad()), kRounding);
 }
 
+TEST_P(Packed, RowsMayBeOneAndTheSame) {
+  const PackedPtr packed = layer(normal({96, 64}, 1), normal({96}, 2));
+  at::Tensor x = normal({7, 64}, 3).to(at::kBFloat16).set_requires_grad(true);
+  packed->forward(x).sum(0).backward(normal({96}, 4).to(at::kBFloat16));  // an expanded gradient
+  EXPECT_TRUE(at::equal(x.grad()[0], x.grad()[6]));
+  at::NoGradGuard no_grad;
+  const at::Tensor row = x.detach().narrow(0, 0, 1);
+  EXPECT_TRUE(
+      at::equal(packed->forward(row.expand({7, 64})), packed->forward(row).expand({7, 96})));
+}
+
 TEST_P(Packed, MlpEqualsThePlainOneBothWays) {
   auto plain = [](const at::Tensor& h, Activation activation) {
     if (activation == Activation::quick_gelu) return quick_gelu(h);
@@ -194,7 +205,11 @@ TEST(PackedAttention, IsAsNearToFloat32AsThePlainOne) {
                                                     {257, 257, 1, 80},
                                                     {401, 401, 2, 64},
                                                     {197, 1, 3, 64},
-                                                    {50, 5, 2, 48}}) {
+                                                    {50, 5, 2, 48},
+                                                    {1, 1, 2, 32},
+                                                    {50, 5, 2, 32},
+                                                    {65, 33, 1, 96},
+                                                    {197, 197, 1, 128}}) {
     const at::Tensor qkv = rounded(normal({2, tokens, 3 * heads * dim}, 1, 1.5));
     const at::Tensor grad = rounded(normal({2, queries, heads * dim}, 2));
     auto run = [&](at::ScalarType type, bool packed) {
