@@ -66,8 +66,7 @@ DataReport report_data(const Recipe& recipe) {
   // Whether the splits fit together; without labels that is for the teachers' classes to say.
   if (report.fault.empty() && report.train_images > 0) try {
       const BatchOrder order(report.train_images, stream_options(recipe));
-      if (recipe.rule == RecipeRule::none)
-        validate_length(recipe, step_plan(recipe.train, order.steps_per_epoch()).epoch_steps());
+      if (recipe.rule == RecipeRule::none) validate_length(recipe, order.steps_per_epoch());
       check_pairs(recipe, report.train_images);
       if (report.classes > 0) open_splits(recipe, {});
     } catch (const Error& error) {

@@ -5,6 +5,7 @@
 #include "convpass/core/json.h"
 #include "convpass/train/recipe.h"
 #include "src/data/rand_augment.h"
+#include "src/train/step_plan.h"
 
 namespace convpass {
 namespace {
@@ -411,13 +412,19 @@ void check_distillation(const Checker& check, const Recipe& recipe, bool needs_d
 
 }  // namespace
 
-void validate_length(const Recipe& recipe, int64_t epoch_steps) {
+void validate_length(const Recipe& recipe, int64_t epoch_batches) {
   const TrainConfig& train = recipe.train;
-  const auto steps =
-      static_cast<double>(train.steps > 0 ? train.steps : train.epochs * epoch_steps);
+  const Checker check(recipe);
+  check.require(!train.drop_last || train.accumulate <= epoch_batches, "/train/accumulate",
+                "got " + std::to_string(train.accumulate) + ", wanted at most " +
+                    std::to_string(epoch_batches) +
+                    ", the batches of an epoch (or train.drop_last false: a step then goes on in "
+                    "the next one)");
+  const StepPlan plan = step_plan(train, epoch_batches);
+  const auto steps = static_cast<double>(plan.run_steps(train));
   const bool by_epoch = recipe.schedule.unit == ScheduleUnit::epoch;
-  check_length(Checker(recipe), recipe.schedule,
-               by_epoch ? steps / static_cast<double>(epoch_steps) : steps);
+  check_length(check, recipe.schedule,
+               by_epoch ? steps / static_cast<double>(plan.epoch_steps()) : steps);
 }
 
 void validate(const Recipe& recipe, bool needs_data) {

@@ -72,7 +72,7 @@ class Trainer {
       ema_.emplace(recipe.train.ema, model_.trainable(), model_.buffers());
     plan_ = step_plan(recipe.train, stream_.steps_per_epoch());
     steps_per_epoch_ = plan_.epoch_steps();
-    validate_length(recipe, steps_per_epoch_);
+    validate_length(recipe, plan_.epoch_batches);
     total_steps_ = plan_.run_steps(recipe.train);
     const double epochs =
         options.share * static_cast<double>(total_steps_) / static_cast<double>(steps_per_epoch_);

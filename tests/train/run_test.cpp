@@ -183,6 +183,22 @@ TEST_F(Runs, AccumulatedMicroBatchesEqualTheBigBatch) {
                     head("small", {"train.batch_size=4", "train.accumulate=3"}), 1e-5));
 }
 
+TEST_F(Runs, AnEpochHasTheBatchesOfAStep) {
+  // 36 images: nine batches of 4 an epoch.
+  const std::vector<std::string> sets{"train.batch_size=4", "train.accumulate=10"};
+  try {
+    train(tiny_recipe(sets), folder() / "run", false);
+    ADD_FAILURE() << "not refused";
+  } catch (const RecipeError& error) {
+    EXPECT_NE(std::string(error.what()).find("/train/accumulate: got 10, wanted at most 9"),
+              std::string::npos)
+        << error.what();
+  }
+  std::vector<std::string> across = sets;
+  across.push_back("train.drop_last=false");
+  train(tiny_recipe(across), folder() / "across", false);
+}
+
 TEST_F(Runs, LossThatIsNotFiniteNamesTheStepAndKeepsTheCheckpoint) {
   const Recipe recipe =
       tiny_recipe({"optimizer.type=sgd", "optimizer.lr=1e30", "train.save_every=1"});

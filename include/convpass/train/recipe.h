@@ -122,9 +122,9 @@ Recipe recipe_from_sets(const std::vector<std::string>& sets);
 /// Checks what no single field can: combinations, required parts. `needs_data` asks for weights and
 /// data.train. Errors: RecipeError.
 void validate(const Recipe& recipe, bool needs_data);
-/// What validate() cannot know without the training images: whether warm-up and cooldown fit in a
-/// run with so many steps an epoch. Errors: RecipeError.
-void validate_length(const Recipe& recipe, int64_t epoch_steps);
+/// What validate() cannot know without the training images: whether an epoch of so many batches has
+/// a step, and whether warm-up and cooldown fit in the run. Errors: RecipeError.
+void validate_length(const Recipe& recipe, int64_t epoch_batches);
 
 /// The resolved recipe as JSON text (two spaces), every field written: reading it gives the same
 /// recipe.
